@@ -1,0 +1,1 @@
+"""What stages are made of. Imports neither tasks nor flows nor Prefect."""

@@ -1,0 +1,1 @@
+"""The maths of DPO as pure functions of tensors. torch only."""

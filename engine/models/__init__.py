@@ -1,0 +1,1 @@
+"""Models: loading, LoRA, scoring, generation. Plain arguments; no pydantic, datasets or Prefect."""

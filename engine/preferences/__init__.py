@@ -1,0 +1,1 @@
+"""The text side: formats, chat templates, tokenizing, schemas, sampling, batching. No model."""

@@ -1,0 +1,1 @@
+"""Sealed artifacts told in markdown. Reads files only; no torch."""

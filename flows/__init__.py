@@ -1,0 +1,1 @@
+"""Ways to run the stages: a Prefect flow and a command."""
