@@ -4,17 +4,26 @@ A profile has one table per stage, `[model]`, which every stage that has a field
 which says where and how fast the work is done and is never part of an artifact's identity.
 """
 
-import difflib
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import to_jsonable_python
 
 from engine.errors import ConfigError
+from engine.keys import (
+    Schema,
+    as_the_field_takes_it,
+    is_inside_free_table,
+    known_keys,
+    leaves,
+    nearest,
+    problem_of,
+)
 
 PROFILES = Path(__file__).parent.parent / "configs"
 
@@ -23,32 +32,80 @@ class Located:
     """Marks a field that says where a thing lies. It is left out of the identity; the thing's content stands in."""
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class Strict(BaseModel):
-    """A frozen config that refuses unknown keys and infinite numbers."""
+    """A frozen config that refuses unknown keys, infinite numbers, and true and false where numbers are wanted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if _holds_bool(value) and not _names_bool(kind):
+            raise ValueError("a number or a text, not true or false")
+        return value
 
     def identity(self) -> dict[str, Any]:
         """Every field that bears meaning, as JSON-like values; `Located` fields are left out."""
         return {
-            name: value.identity() if isinstance(value, Strict) else self.model_dump(mode="json", include={name})[name]
+            name: _identity(getattr(self, name))
             for name, info in type(self).model_fields.items()
-            if not any(isinstance(mark, Located) for mark in info.metadata)
-            for value in [getattr(self, name)]
+            if not any(isinstance(mark, Located) or mark is Located for mark in info.metadata)
         }
+
+    def changed(self, at: str) -> Iterator[tuple[str, Any]]:
+        """(dotted key below `at`, plain value) of every field that does not have its default."""
+        for name, info in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, Strict):
+                yield from value.changed(f"{at}.{name}")
+            elif to_jsonable_python(value) != to_jsonable_python(info.get_default(call_default_factory=True)):
+                yield f"{at}.{name}", to_jsonable_python(value)
+
+
+def _holds_bool(value: object) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(item, bool) for item in items)
+
+
+def _names_bool(kind: object) -> bool:
+    """Whether a type holds `bool` somewhere, or is a config, which looks at its own fields."""
+    if isinstance(kind, type) and issubclass(kind, bool | Strict):
+        return True
+    return any(_names_bool(part) for part in get_args(kind))
+
+
+def _identity(value: Any) -> Any:
+    if isinstance(value, Strict):
+        return value.identity()
+    if isinstance(value, list | tuple):
+        return [_identity(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _identity(item) for key, item in value.items()}
+    return to_jsonable_python(value)
 
 
 class Runtime(Strict):
-    """Where and how fast. Changing any of it changes no result beyond float rounding, so none of it is hashed."""
+    """Where and how fast. Changing it changes no result beyond float rounding, so it is not hashed.
+
+    One thing is an exception: with dropout, which rows go through the model at once decides which draws they get, and
+    so the result. Where a stage trains with dropout, its micro-batch is part of its identity: see `Stage.binds`.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=0, ge=0, description="CPU threads for torch; 0 leaves torch's own choice")
     artifacts: Path = Path("artifacts")
     data: Path = Path("data")
     micro_batch_pairs: int = Field(default=8, ge=1, description="pairs that go through the model at once")
+    micro_batch_examples: int = Field(default=16, ge=1, description="the same for the sft stage")
     score_batch_pairs: int = Field(default=32, ge=1, description="pairs scored at once by the reference")
     generation_batch: int = Field(default=32, ge=1, description="prompts answered at once")
     log_every_steps: int = Field(default=10, ge=1)
+    sample_every_steps: int = Field(default=50, ge=0, description="answers to a few prompts while training; 0: none")
+    sample_prompts: list[str] = Field(default=["shipped"], description="prompt sets: shipped, embedded, or files")
     checkpoint_every_seconds: float = Field(default=120.0, gt=0)
     checkpoints_kept: int = Field(default=2, ge=1)
     lock_wait_seconds: float = Field(default=3600.0, ge=0, description="wait for another run that makes the same thing")
@@ -65,48 +122,75 @@ class HasConfig(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """A whole, checked configuration: one config per stage and the runtime."""
+    """A whole, checked configuration: one config per stage and the runtime.
+
+    Attributes:
+        profile: the name or path it was loaded by.
+        overrides: the `key=value` texts that were put on top of it.
+    """
 
     profile: str
     stages: Mapping[str, Strict]
     runtime: Runtime
     shared: Mapping[str, Strict]
+    overrides: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything in force as plain values, in the shape of a profile."""
-        tables = {name: config.model_dump(mode="json") for name, config in (self.shared | self.stages).items()}
+        """Everything in force as plain values: the name of the profile, and its tables with every key."""
+        tables = {name: config.model_dump(mode="json") for name, config in {**self.shared, **self.stages}.items()}
         for stage in self.stages:
             for name in self.shared:
                 tables[stage].pop(name, None)
         return {"profile": self.profile} | tables | {"runtime": self.runtime.model_dump(mode="json")}
 
+    def changed(self) -> dict[str, Any]:
+        """Dotted key and plain value of whatever differs from the defaults."""
+        found: dict[str, Any] = {}
+        for name, config in {**self.shared, **self.stages, "runtime": self.runtime}.items():
+            found.update(config.changed(name))
+        return {
+            key: value
+            for key, value in found.items()
+            if not any(key.startswith(f"{stage}.{name}.") for stage in self.stages for name in self.shared)
+        }
 
-def load(profile: str, overrides: Sequence[str], stages: Sequence[HasConfig], shared: Mapping[str, type[Strict]]) -> Settings:
+    def command(self, verb: str, *more: str) -> str:
+        """The `dpo` command, to copy into a shell, that does `verb` under this same configuration."""
+        words = ["dpo", verb, "--profile", self.profile, *more]
+        return shlex.join([*words, *(word for override in self.overrides for word in ("--set", override))])
+
+
+def load(
+    profile: str,
+    overrides: Sequence[str],
+    stages: Sequence[HasConfig],
+    shared: Mapping[str, type[Strict]],
+) -> Settings:
     """The settings of `profile` (a name in configs/ or a path to a TOML file) with `key=value` overrides on top.
 
     Raises:
         ConfigError: no such profile, text that is not TOML, an unknown key, or an impossible value.
     """
     path = profile_path(profile)
-    try:
-        tables = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML", found=str(error), where=str(path)) from None
-    origin = {key: str(path) for key, _ in _leaves(tables)}
-    for override in overrides:
-        key, value = _parse_override(override)
-        _put(tables, key, value)
-        origin[key] = f"override `{override}`"
     schema: dict[str, type[Strict]] = {**shared, **{stage.name: stage.config for stage in stages}, "runtime": Runtime}
+    tables = _read(path)
+    origin = {key: str(path) for key, _ in leaves(tables)}
+    for override in overrides:
+        key, value = _parse_override(override, schema)
+        _put(tables, key, value)
+        origin.pop(key, None)  # so that it comes last
+        origin[key] = f"override `{override}`"
     _refuse_unknown(tables, schema, shared, origin)
     built = {name: _build(name, model, tables.get(name, {}), origin) for name, model in shared.items()}
     configs = {
-        stage.name: _build(stage.name, stage.config, tables.get(stage.name, {}) | _shared_of(stage.config, built), origin)
+        stage.name: _build(
+            stage.name, stage.config, tables.get(stage.name, {}) | _shared_of(stage.config, built), origin
+        )
         for stage in stages
     }
     runtime = _build("runtime", Runtime, tables.get("runtime", {}), origin)
     assert isinstance(runtime, Runtime)
-    return Settings(path.stem, configs, runtime, built)
+    return Settings(profile, configs, runtime, built, tuple(overrides))
 
 
 def profile_path(profile: str) -> Path:
@@ -115,26 +199,38 @@ def profile_path(profile: str) -> Path:
     if not path.is_file():
         known = sorted(file.stem for file in PROFILES.glob("*.toml"))
         raise ConfigError(
-            f"there is no profile `{profile}`{_did_you_mean(profile, known)}",
+            f"there is no profile `{profile}`{nearest(profile, known)}",
             expected=f"one of {', '.join(known)}, or the path of a .toml file",
             where=str(path),
         )
     return path
 
 
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML", found=str(error), where=str(path)) from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read", found=str(error), where=str(path)) from None
+
+
 def _shared_of(config: type[Strict], built: Mapping[str, Strict]) -> dict[str, Strict]:
     return {name: value for name, value in built.items() if name in config.model_fields}
 
 
-def _parse_override(text: str) -> tuple[str, object]:
+def _parse_override(text: str, schema: Schema) -> tuple[str, object]:
     key, equals, raw = text.partition("=")
     key = key.strip()
     if not equals or not key:
         raise ConfigError(f"cannot read the override `{text}`", expected="key=value, for example train.beta=0.2")
     try:
-        return key, tomllib.loads(f"value = {raw}")["value"]
+        parsed = tomllib.loads(f"value = {raw}")
     except tomllib.TOMLDecodeError:
         return key, raw
+    if set(parsed) != {"value"}:  # text of several lines that happens to be TOML
+        return key, raw
+    return key, as_the_field_takes_it(key, parsed["value"], raw.strip(), schema)
 
 
 def _put(tables: dict[str, Any], key: str, value: object) -> None:
@@ -143,85 +239,45 @@ def _put(tables: dict[str, Any], key: str, value: object) -> None:
     for depth, parent in enumerate(parents):
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"`{key}` cannot be set: `{'.'.join(parents[: depth + 1])}` is a value, not a table")
+            raise ConfigError(
+                f"`{key}` cannot be set: `{'.'.join(parents[: depth + 1])}` is a value, not a table",
+                found=repr(table),
+                fix=f"set `{'.'.join(parents[: depth + 1])}` as a whole",
+            )
     table[leaf] = value
 
 
-def _leaves(value: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, object]]:
-    for key, item in value.items():
-        name = f"{at}.{key}" if at else key
-        if isinstance(item, dict):
-            yield from _leaves(item, name)
-        else:
-            yield name, item
-
-
 def _refuse_unknown(
-    tables: Mapping[str, Any], schema: Mapping[str, type[Strict]], shared: Mapping[str, type[Strict]], origin: Mapping[str, str]
+    tables: Mapping[str, Any], schema: Schema, shared: Mapping[str, type[Strict]], origin: Mapping[str, str]
 ) -> None:
-    known = {
-        key
-        for name, model in schema.items()
-        for key in _keys(model, name)
-        if name in shared or not any(key == f"{name}.{other}" or key.startswith(f"{name}.{other}.") for other in shared)
-    }
-    tables_known = set(schema) | {key.rpartition(".")[0] for key in known}
-    for key, value in _leaves(tables):
-        inside_free_table = any(key.startswith(f"{free}.") for free in _free_tables(schema))
-        if key not in known and not inside_free_table:
-            raise ConfigError(
-                f"unknown key `{key}`{_did_you_mean(key, known | tables_known)}",
-                found=f"{key} = {value!r}",
-                where=_origin(key, origin),
-                fix="`dpo config` prints every key in force",
-            )
     for name, value in tables.items():
-        if not isinstance(value, dict):
+        if name in schema and not isinstance(value, dict):
             raise ConfigError(f"`{name}` is a table, not a value", found=repr(value), where=_origin(name, origin))
-
-
-def _keys(model: type[Strict], at: str) -> Iterator[str]:
-    for name, info in model.model_fields.items():
-        nested = _nested(info)
-        yield f"{at}.{name}"
-        if nested:
-            yield from _keys(nested, f"{at}.{name}")
-
-
-def _nested(info: FieldInfo) -> type[Strict] | None:
-    kind = info.annotation
-    return kind if isinstance(kind, type) and issubclass(kind, Strict) else None
-
-
-def _free_tables(schema: Mapping[str, type[Strict]]) -> list[str]:
-    return [
-        f"{name}.{field}"
-        for name, model in schema.items()
-        for field, info in model.model_fields.items()
-        if getattr(info.annotation, "__origin__", None) is dict
-    ]
+    known = known_keys(schema, set(shared))
+    for key, value in leaves(tables):
+        if key in known or is_inside_free_table(key, schema) or (key in schema and value == {}):
+            continue
+        raise ConfigError(
+            f"unknown key `{key}`{nearest(key, known | set(schema))}",
+            found=f"{key} = {value!r}",
+            where=_origin(key, origin),
+            fix="`dpo config` prints every key in force",
+        )
 
 
 def _build(name: str, model: type[Strict], table: Mapping[str, Any], origin: Mapping[str, str]) -> Strict:
     try:
         return model.model_validate(dict(table))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join([name, *(str(part) for part in first["loc"])])
-        raise ConfigError(
-            f"`{key}` cannot be {first['input']!r}" if first["loc"] else f"`{name}` does not hold together",
-            expected=first["msg"].removeprefix("Value error, ").removeprefix("Input should be "),
-            where=_origin(key, origin),
-        ) from None
+        key, problem, expected = problem_of(error, name, table)
+        raise ConfigError(problem, expected=expected, where=_origin(key, origin)) from None
 
 
 def _origin(key: str, origin: Mapping[str, str]) -> str:
-    return next((place for name, place in origin.items() if key == name or key.startswith(f"{name}.")), "")
-
-
-def _did_you_mean(name: str, known: set[str] | list[str]) -> str:
-    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.4)
-    if not near and "." in name:
-        leaf = name.rpartition(".")[2]
-        near = [key for key in sorted(known) if key.rpartition(".")[2] == leaf][:1]
-    return f"; did you mean `{near[0]}`?" if near else ""
+    """Where a key got its value: the last override of it, of its table, or of something in it; else the file."""
+    related = [
+        place
+        for name, place in origin.items()
+        if key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.")
+    ]
+    return related[-1] if related else ""

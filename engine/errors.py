@@ -9,9 +9,7 @@ class PipelineError(Exception):
         expected, found, where, fix: shown on lines of their own when given.
     """
 
-    def __init__(
-        self, problem: str, *, expected: str = "", found: str = "", where: str = "", fix: str = ""
-    ) -> None:
+    def __init__(self, problem: str, *, expected: str = "", found: str = "", where: str = "", fix: str = "") -> None:
         self.problem, self.expected, self.found, self.where, self.fix = problem, expected, found, where, fix
         details = (("expected", expected), ("found", found), ("where", where), ("fix", fix))
         super().__init__("\n".join([problem, *(f"  {name}: {text}" for name, text in details if text)]))

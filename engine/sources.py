@@ -2,20 +2,31 @@
 
 import glob
 import json
+import logging
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from engine.config import Located, Strict
-from engine.errors import ConfigError, ModelError, TransientError
-from engine.store import HashMemory, write_atomically
+from engine.config import Strict
+from engine.errors import ConfigError, ModelError, StoreError, TransientError
+from engine.files import HashMemory, write_atomically
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_WEIGHTS = (".safetensors", ".safetensors.index.json")
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
+_WEIGHTS = (".safetensors", ".bin", ".index.json", "config.json", ".py")  # ends of names
+_TOKENIZER = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.json",
+    "vocab.json",
+)
 _TOKENIZER_SUFFIXES = (".model", ".py", ".txt", ".jinja", ".tiktoken")
+_log = logging.getLogger("dpo")
 
 
 class ModelSource(Strict):
@@ -27,12 +38,17 @@ class ModelSource(Strict):
     policy_revision: str = "main"
     allow_code: str = Field(default="", description="the one repository or folder whose own Python code may run")
 
+    @property
+    def own_code_allowed(self) -> bool:
+        """Whether the code that ships with the base and its tokenizer may run."""
+        return bool(self.name) and self.allow_code == self.name
+
     def identity(self) -> dict[str, Any]:
         """Nothing: a model is identified by its content, which each stage adds through `Sources`."""
         return {}
 
 
-class Unresolved(Exception):
+class Unresolved(Exception):  # noqa: N818 — an answer, not a mistake
     """The identity cannot be told without the network; the message says of what."""
 
 
@@ -49,11 +65,12 @@ class Sources:
         """The files that match, sorted. Raises ConfigError when a pattern matches none."""
         found: set[Path] = set()
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            matches = [Path(name) for name in glob.glob(str(Path(pattern).expanduser()), recursive=True)]
-            matches = [path for path in matches if path.is_file()]
+            matches = _matches(Path(pattern).expanduser())
             if not matches:
                 raise ConfigError(
-                    f"no file matches `{pattern}`", expected="at least one file", where=str(Path.cwd()),
+                    f"no file matches `{pattern}`",
+                    expected="at least one file",
+                    where=str(Path.cwd()),
                     fix="check the path; a glob like data/*.jsonl is allowed",
                 )
             found.update(matches)
@@ -66,18 +83,19 @@ class Sources:
         return contents
 
     def weights(self, name: str, revision: str) -> list[list[str]] | str:
-        """Identity of a model's or adapter's weights and config: the files' hashes, or the Hub repository at a commit."""
-        return self._model(name, revision, lambda file: file.endswith(_WEIGHTS) or file.endswith(("config.json", ".py")))
+        """Identity of a model's or adapter's weights and config: its files' hashes, or its Hub repository's commit."""
+        return self._model(name, revision, lambda file: file.endswith(_WEIGHTS))
 
     def tokenizer(self, name: str, revision: str) -> list[list[str]] | str:
-        """Identity of a model's tokenizer files, code included: the files' hashes, or the repository at a commit."""
+        """Identity of a model's tokenizer files, code included: their hashes, or its Hub repository's commit."""
         return self._model(name, revision, lambda file: file in _TOKENIZER or file.endswith(_TOKENIZER_SUFFIXES))
 
-    def _model(self, name: str, revision: str, wanted: Any) -> list[list[str]] | str:
+    def _model(self, name: str, revision: str, wanted: Callable[[str], bool]) -> list[list[str]] | str:
         folder = Path(name).expanduser()
         if not folder.is_dir():
             return f"{name}@{self.commit(name, revision, 'model')}"
-        contents = [[path.name, self._hashes.of(path)] for path in sorted(folder.iterdir()) if wanted(path.name)]
+        files = [path for path in sorted(folder.iterdir()) if path.is_file() and wanted(path.name)]
+        contents = [[path.name, self._hashes.of(path)] for path in files]
         self._hashes.save()
         if not contents:
             raise ModelError("a model folder holds no model", expected="config.json, *.safetensors", where=str(folder))
@@ -86,13 +104,15 @@ class Sources:
     def commit(self, repository: str, revision: str, kind: str) -> str:
         """The commit a revision stands for; a full commit stands for itself, without asking anybody.
 
+        When the Hub does not answer, the commit it last gave is taken, with a warning.
+
         Args:
             kind: "model" or "dataset".
 
         Raises:
             Unresolved: it was never resolved and this object may not use the network.
             ModelError, ConfigError: no such repository or revision.
-            TransientError: the Hub did not answer.
+            TransientError: the Hub did not answer and never did before.
         """
         if _COMMIT.fullmatch(revision):
             return revision
@@ -108,11 +128,23 @@ class Sources:
             if name not in remembered:
                 raise Unresolved(f"{repository}@{revision} was never resolved to a commit")
             return remembered[name]
-        commit = _ask_hub(repository, revision, kind)
+        try:
+            commit = _ask_hub(repository, revision, kind)
+        except TransientError as error:
+            if name not in remembered:
+                raise
+            commit = remembered[name]
+            _log.warning("%s; taking %s, the commit it gave for %s last time", error.problem, commit, revision)
         self._resolved[name] = commit
-        self._memory.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._memory, json.dumps(remembered | {name: commit}, indent=1))
+        self._remember(remembered | {name: commit})
         return commit
+
+    def _remember(self, commits: dict[str, str]) -> None:
+        try:
+            self._memory.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._memory, json.dumps(commits, indent=1))
+        except OSError as error:
+            raise StoreError("the data folder cannot be written", found=str(error), where=str(self._memory)) from None
 
     def _remembered(self) -> dict[str, str]:
         try:
@@ -121,23 +153,34 @@ class Sources:
             return {}
 
 
+def _matches(pattern: Path) -> list[Path]:
+    if pattern.is_file():  # a name may hold the characters of a glob
+        return [pattern]
+    names = glob.glob(str(pattern), recursive=True)  # noqa: PTH207 — Path.glob takes no absolute pattern
+    return [path for path in map(Path, names) if path.is_file()]
+
+
 def _ask_hub(repository: str, revision: str, kind: str) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     api = HfApi()
     try:
         info = (api.dataset_info if kind == "dataset" else api.model_info)(repository, revision=revision)
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ConfigError(
             f"the Hub has no {kind} `{repository}` at `{revision}` that you may read",
-            found=str(error).strip().split("\n")[0],
+            found=_first_line(error),
             fix=f"check the name, give a local folder or file instead, or set HF_TOKEN if the {kind} is private",
         ) from None
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # the client lets the errors of its HTTP library through, and those vary
         raise TransientError(
             f"the Hub did not answer for {kind} `{repository}`",
-            found=f"{type(error).__name__}: {str(error).strip().split(chr(10))[0]}",
-            fix="try again when the network is back, or give the full commit as revision and have it in the local cache",
+            found=f"{type(error).__name__}: {_first_line(error)}",
+            fix="try again when the network is back, or give the full commit as revision and have it in the cache",
         ) from None
     return str(info.sha)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,14 +1,15 @@
 """What a stage is: its config, its inputs, and the function that makes its artifact."""
 
+import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from engine.config import Runtime, Strict
 from engine.sources import Sources
-from engine.store import Artifact
+from engine.store import HANDED_DOWN, Artifact
 
 C = TypeVar("C", bound=Strict)
 
@@ -85,6 +86,14 @@ class Context(Generic[C]):
         """Tells whoever watches how far the stage is."""
         self.listener.progressed(self.stage, done, total, numbers)
 
+    def hand_down(self, **values: Any) -> None:
+        """Seals values for the stages below, which read them as `Artifact.handed_down`.
+
+        They become a file of the artifact. So when one of them changes the stages below run again, which a config or
+        metric in the manifest would not make them do: only content is hashed into their keys.
+        """
+        (self.work / HANDED_DOWN).write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+
     def record(self, **numbers: Any) -> None:
         """Adds headline numbers to the manifest."""
         self.metrics.update(numbers)
@@ -102,10 +111,13 @@ class Stage(Generic[C]):
 
     Attributes:
         version: raised by hand when the same config and inputs come to mean another artifact.
-        inputs: names of the stages whose artifacts it reads.
+        inputs: names of the stages whose artifacts it may read.
+        needs: those of `inputs` that it reads under this config; the others then change nothing for it.
         sources: identities of what the config names outside the project; hashed with the config.
         skip: the reason not to run at all under this config, or None.
         keeps: the root it is stored under, `data` for what came from outside.
+        binds: what of the runtime changes the result under this config, beyond rounding; it becomes part of the key.
+        resumes: whether an interrupted attempt left something in its work folder to go on from. Cheap, never fails.
     """
 
     name: str
@@ -115,4 +127,11 @@ class Stage(Generic[C]):
     inputs: tuple[str, ...] = ()
     sources: Callable[[C, Sources], Mapping[str, Any]] = lambda config, sources: {}
     skip: Callable[[C], str | None] = lambda config: None
+    needs: Callable[[C], Sequence[str]] | None = None
     keeps: Literal["data", "artifacts"] = "artifacts"
+    binds: Callable[[C, Runtime], Mapping[str, Any]] = lambda config, runtime: {}
+    resumes: Callable[[Path], bool] = lambda work: False
+
+    def inputs_under(self, config: C) -> Sequence[str]:
+        """The stages whose artifacts it reads under this config."""
+        return self.needs(config) if self.needs else self.inputs

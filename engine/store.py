@@ -5,8 +5,9 @@ hashes and syncs every file, writes `manifest.json`, and renames the folder: a f
 is not there. What does not match its manifest is moved to `<root>/.quarantine/`, never deleted.
 """
 
+import hashlib
 import json
-import os
+import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -16,13 +17,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from engine.errors import StoreError, TransientError
+from engine.files import HashMemory, sync, write_atomically
 from engine.fingerprint import digest, file_digest
+from engine.locks import LockFolderError, holder, holding
 
 MANIFEST = "manifest.json"
+HANDED_DOWN = "handed_down.json"  # what the stages below read of a stage besides its tables and weights
 AUXILIARY = "logs"  # files below this folder are sealed too, but are no part of the artifact's digest
+_FIELDS = {"stage", "key", "digest", "payload", "files", "metrics", "seal"}
+_log = logging.getLogger("dpo")
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,11 @@ class Artifact:
         """64 hexadecimal digits over the names and contents of the files outside `logs/`."""
         return str(self.manifest["digest"])
 
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """The identity part of the config that made it."""
-        config: Mapping[str, Any] = self.manifest["payload"]["config"]
-        return config
+    @cached_property
+    def handed_down(self) -> Mapping[str, Any]:
+        """What its stage told the stages below with `Context.hand_down`; a part of the digest, as any file is."""
+        handed: Mapping[str, Any] = json.loads(self.file(HANDED_DOWN).read_text("utf-8"))
+        return handed
 
     @property
     def metrics(self) -> Mapping[str, Any]:
@@ -66,11 +70,19 @@ class Artifact:
 def _read_manifest(path: Path) -> Mapping[str, Any]:
     try:
         manifest = json.loads(path.read_text("utf-8"))
-        if not {"stage", "key", "digest", "payload", "files", "metrics"} <= set(manifest):
+        if not isinstance(manifest, dict) or not set(manifest) >= _FIELDS:
             raise ValueError("fields are missing")
-    except (OSError, ValueError, TypeError) as error:
+        if manifest["seal"] != _seal_of(manifest):
+            raise ValueError("it was changed after it was sealed")
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError("a manifest cannot be read", found=str(error), where=str(path)) from None
-    return dict(manifest)
+    return manifest
+
+
+def _seal_of(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of the manifest's other fields, so that a changed metric or key is noticed like a changed file."""
+    rest = {name: value for name, value in manifest.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 class Store:
@@ -81,9 +93,18 @@ class Store:
         self._hashes = HashMemory(root / ".hashes.json")
 
     def find(self, stage: str, key: str) -> Artifact | None:
-        """The sealed artifact under that key, or None. Its files are not read: see `verify`."""
+        """The sealed artifact under that key, or None. Its files are not read: see `verify`.
+
+        Raises:
+            StoreError: the folder cannot be looked into.
+        """
         artifact = Artifact(stage, key, self.root / stage / key)
-        return artifact if (artifact.path / MANIFEST).is_file() else None
+        try:
+            if not artifact.path.exists() and self._replaced(stage, key).exists():
+                self._recover(stage, key)
+            return artifact if (artifact.path / MANIFEST).is_file() else None
+        except OSError as error:
+            raise self._unusable(artifact.path, error, "read") from None
 
     def all(self, stage: str) -> list[Artifact]:
         """Every sealed artifact of a stage whose manifest can be read, newest first."""
@@ -100,23 +121,30 @@ class Store:
             files = artifact.manifest["files"]
         except StoreError as error:
             return [str(error)]
-        problems = []
-        for name, sealed in files.items():
-            path = artifact.path / name
-            if not path.is_file():
-                problems.append(f"{name} is gone")
-            elif path.stat().st_size != sealed["bytes"]:
-                problems.append(f"{name} has {path.stat().st_size} bytes, sealed with {sealed['bytes']}")
-            elif self._hashes.of(path) != sealed["sha256"]:
-                problems.append(f"{name} does not have the content it was sealed with")
+        problems = [(name, self._problem(artifact, name, sealed)) for name, sealed in files.items()]
         self._hashes.save()
-        return problems
+        return [f"{name} {problem}" for name, problem in problems if problem]
+
+    def _problem(self, artifact: Artifact, name: str, sealed: Mapping[str, Any]) -> str:
+        path = artifact.path / name
+        try:
+            if not path.is_file():
+                return "is gone"
+            if path.stat().st_size != sealed["bytes"]:
+                return f"has {path.stat().st_size} bytes, sealed with {sealed['bytes']}"
+            same = self._hashes.of(path) == sealed["sha256"]
+        except OSError as error:
+            return f"cannot be read ({error})"
+        return "" if same else "does not have the content it was sealed with"
 
     def quarantine(self, artifact: Artifact) -> Path:
-        """Moves a broken artifact out of the way and returns where it is now."""
+        """Moves a broken artifact out of the way and returns where it is now. Raises StoreError when it cannot."""
         target = self.root / ".quarantine" / f"{artifact.stage}-{artifact.key}-{time.time_ns()}"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        artifact.path.rename(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            artifact.path.rename(target)
+        except OSError as error:
+            raise self._unusable(artifact.path, error) from None
         return target
 
     def work(self, stage: str, key: str, *, fresh: bool = False) -> Path:
@@ -125,25 +153,23 @@ class Store:
         Raises:
             StoreError: the folder cannot be written.
         """
-        path = self.root / ".work" / f"{stage}-{key}"
+        path = self.work_folder(stage, key)
         try:
             if fresh:
                 shutil.rmtree(path, ignore_errors=True)
             path.mkdir(parents=True, exist_ok=True)
             (path / MANIFEST).unlink(missing_ok=True)
         except OSError as error:
-            raise StoreError(
-                "the artifact store cannot be written",
-                found=str(error),
-                where=str(path),
-                fix="free the disk or its permissions, or set runtime.artifacts to another folder",
-            ) from None
+            raise self._unusable(path, error) from None
         return path
 
-    def started(self, stage: str, key: str) -> bool:
-        """Whether an earlier attempt left work under that key."""
-        path = self.root / ".work" / f"{stage}-{key}"
-        return path.is_dir() and any(path.iterdir())
+    def work_folder(self, stage: str, key: str) -> Path:
+        """Where that folder is, or would be; makes nothing."""
+        return self.root / ".work" / f"{stage}-{key}"
+
+    def holder(self, stage: str, key: str) -> str | None:
+        """Who is making that artifact right now, in words; None when nobody is."""
+        return holder(self._lock(stage, key))
 
     def seal(self, stage: str, key: str, work: Path, manifest: Mapping[str, Any]) -> Artifact:
         """Makes the work folder the artifact: hash, sync, manifest last, one rename. Replaces an older one.
@@ -153,100 +179,87 @@ class Store:
         """
         target = self.root / stage / key
         try:
+            _remove_leftovers(work)
             files = {path.relative_to(work).as_posix(): _sealed_file(path) for path in _files(work)}
             content = {name: entry for name, entry in files.items() if not name.startswith(f"{AUXILIARY}/")}
-            sealed = dict(manifest) | {"stage": stage, "key": key, "digest": digest(content), "files": files}
+            own = {"stage": stage, "key": key, "digest": digest(content), "files": files}
+            sealed = json.loads(json.dumps(dict(manifest) | own))  # as it will be read
+            sealed["seal"] = _seal_of(sealed)
             write_atomically(work / MANIFEST, json.dumps(sealed, indent=1, ensure_ascii=False) + "\n")
-            for folder in [path for path in work.rglob("*") if path.is_dir()] + [work]:
-                _sync_folder(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            replaced = self.root / ".work" / f"{stage}-{key}-replaced"
-            if target.exists():
-                shutil.rmtree(replaced, ignore_errors=True)
-                target.rename(replaced)
-            work.rename(target)
-            _sync_folder(target.parent)
-            shutil.rmtree(replaced, ignore_errors=True)
+            for folder in [*(path for path in work.rglob("*") if path.is_dir()), work]:
+                sync(folder)
+            self._swap_in(work, target, self._replaced(stage, key))
         except OSError as error:
-            raise StoreError(f"{stage} could not be sealed", found=str(error), where=str(target)) from None
+            raise self._unusable(target, error) from None
+        for name, entry in files.items():
+            self._hashes.learn(target / name, entry["sha256"])
+        self._hashes.save()
         return Artifact(stage, key, target)
+
+    def _swap_in(self, work: Path, target: Path, replaced: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            target.rename(replaced)  # no call swaps two folders everywhere; after a crash `locked` undoes this
+        work.rename(target)
+        sync(target.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def _replaced(self, stage: str, key: str) -> Path:
+        return self.root / ".work" / f"{stage}-{key}-replaced"
+
+    def _recover(self, stage: str, key: str) -> None:
+        """Brings back what a crash left between the two renames of `_swap_in`, unless somebody is sealing right now."""
+        try:
+            with self.locked(stage, key, 0):
+                pass
+        except (TransientError, StoreError) as error:
+            _log.debug("%s %s not brought back: %s", stage, key, error.problem)
 
     @contextmanager
     def locked(self, stage: str, key: str, wait_seconds: float) -> Iterator[None]:
-        """Holds the lock of one key; the kernel frees it when the holder dies.
+        """Holds the lock of one key, and first brings back an artifact that a crash while replacing it left aside.
 
         Raises:
             TransientError: somebody else still holds it after `wait_seconds`; the message names them.
             StoreError: the lock's folder cannot be written.
         """
-        path = self.root / ".locks" / f"{stage}-{key}"
-        owner = path.with_suffix(".owner")
+        path = self._lock(stage, key)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path)
-            lock.acquire(timeout=wait_seconds)
-        except Timeout:
-            raise TransientError(
-                f"another run is making {stage} {key}",
-                found=owner.read_text("utf-8").strip() if owner.exists() else "an unknown holder",
-                where=str(path),
-                fix="wait for it, or stop it, and run again",
-            ) from None
+            with holding(path, wait_seconds, f"{stage} {key}"):
+                self._bring_back(stage, key)
+                yield
+        except LockFolderError as error:
+            raise self._unusable(path, error) from None
+
+    def _lock(self, stage: str, key: str) -> Path:
+        return self.root / ".locks" / f"{stage}-{key}"
+
+    def _bring_back(self, stage: str, key: str) -> None:
+        target, replaced = self.root / stage / key, self._replaced(stage, key)
+        try:
+            if not target.exists() and (replaced / MANIFEST).is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                replaced.rename(target)
         except OSError as error:
-            raise StoreError("the artifact store cannot be written", found=str(error), where=str(path)) from None
-        try:
-            owner.write_text(f"process {os.getpid()} on {os.uname().nodename} since {time.strftime('%F %T')}\n", "utf-8")
-            yield
-        finally:
-            owner.unlink(missing_ok=True)
-            lock.release()
+            raise self._unusable(target, error) from None
+
+    def _unusable(self, path: Path, error: OSError, verb: str = "written") -> StoreError:
+        return StoreError(
+            f"the artifact store {self.root} cannot be {verb}",
+            found=str(error),
+            where=str(path),
+            fix="free the disk or its permissions, or set runtime.artifacts and runtime.data to other folders",
+        )
 
 
-class HashMemory:
-    """Digests of files remembered by path, size, modification time and inode, so unchanged files are read once."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._changed = False
-
-    @cached_property
-    def _known(self) -> dict[str, list[Any]]:
-        try:
-            return dict(json.loads(self._path.read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
-            return {}
-
-    def of(self, path: Path) -> str:
-        """The SHA-256 of a file, read only when it is not known to be unchanged."""
-        status = path.stat()
-        mark = [status.st_size, status.st_mtime_ns, status.st_ino]
-        name = str(path.resolve())
-        known = self._known.get(name)
-        if known is None or known[:3] != mark:
-            known = self._known[name] = [*mark, file_digest(path)]
-            self._changed = True
-        return str(known[3])
-
-    def save(self) -> None:
-        """Writes what was learnt; losing it costs time only, so a failure is no error."""
-        if not self._changed:
-            return
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path, json.dumps(self._known))
-            self._changed = False
-        except OSError:
-            pass
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a small text file so that a reader sees the old or the new one, never half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _remove_leftovers(folder: Path) -> None:
+    """Deletes what has a name with a dot in front: a kill inside an atomic write left it, and it is no result."""
+    for path in list(folder.rglob(".*")):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -254,17 +267,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _sealed_file(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(path)
     return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _readable(artifact: Artifact) -> bool:
