@@ -29,10 +29,12 @@ PAIRS = pa.schema(
 
 # tokenize, and both halves of subsample. `label_mask` is True where a token is scored: the response, EOS included.
 # `prompt_length` counts the ids before the first scored one; they are the same ids on both sides.
-# `*_cut_tokens` counts the ids that max_length took away.
+# `*_cut_tokens` counts the ids that max_length took away. `prompt_id` is that of `formats.prompt_id`: the same for
+# prompts that hardly differ, whatever template wrote `prompt`.
 TOKENS = pa.schema(
     [
         ("pair_id", pa.string()),
+        ("prompt_id", pa.string()),
         ("chosen_input_ids", pa.list_(pa.int32())),
         ("chosen_label_mask", pa.list_(pa.bool_())),
         ("rejected_input_ids", pa.list_(pa.int32())),
@@ -51,7 +53,13 @@ TOKENS = pa.schema(
 
 # Rows that a stage refused, cut or set aside. `detail` says what was seen, for people.
 LEDGER = pa.schema(
-    [("source", pa.string()), ("row", pa.int64()), ("pair_id", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+    [
+        ("source", pa.string()),
+        ("row", pa.int64()),
+        ("pair_id", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
 )
 
 # reference: one row a pair; token lists run over the scored tokens in order. The sums' names are the columns TRL takes.
@@ -125,7 +133,9 @@ def _opened(path: Path, schema: pa.Schema) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError("a table cannot be read", expected="a Parquet file", found=str(error), where=str(path)) from None
+        raise DataError(
+            "a table cannot be read", expected="a Parquet file", found=str(error), where=str(path)
+        ) from None
     if not file.schema_arrow.remove_metadata().equals(schema):
         expected, found = ({f"{field.name}: {field.type}" for field in each} for each in (schema, file.schema_arrow))
         file.close()

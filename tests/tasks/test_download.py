@@ -1,0 +1,236 @@
+import gzip
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from engine.config import Runtime
+from engine.errors import ConfigError, DataError
+from engine.fingerprint import file_digest
+from engine.preferences.reading import Record
+from engine.preferences.schema import LEDGER, PAIRS, ROW_GROUP_ROWS, read_table
+from engine.sources import Sources, Unresolved
+from engine.stage import Context, Listener
+from tasks.download import STAGE, Config
+
+COMMIT = "c" * 40
+Made = tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]
+
+
+@pytest.fixture
+def download(tmp_path: Path) -> Callable[..., Made]:
+    def make(**config: Any) -> Made:
+        work = tmp_path / "work"
+        work.mkdir(exist_ok=True)
+        sources = Sources(tmp_path / "memory", network=False)
+        runtime = Runtime()
+        ctx = Context("download", Config.model_validate(config), {}, work, runtime, sources, Listener())
+        STAGE.run(ctx)
+        pairs = read_table(work / "pairs.parquet", PAIRS).to_pylist()
+        return pairs, read_table(work / "ledger.parquet", LEDGER).to_pylist(), ctx.metrics
+
+    return make
+
+
+def lines(path: Path, rows: list[Any]) -> str:
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)) + "\n" for row in rows), "utf-8"
+    )
+    return str(path)
+
+
+def comparison(number: int, **change: Any) -> dict[str, Any]:
+    return {"prompt": f"问 {number}", "chosen": f"好 {number}", "rejected": "坏"} | change
+
+
+def test_pairs_come_with_source_and_row_and_refusals_with_their_reason(
+    tmp_path: Path, download: Callable[..., Made]
+) -> None:
+    rows = [comparison(1), '{"prompt":', comparison(3, chosen=None), comparison(4)]
+    pairs, ledger, metrics = download(files=lines(tmp_path / "a.jsonl", rows), refused_share=0.5)
+    assert [(pair["source"], pair["row"], pair["chosen"]) for pair in pairs] == [
+        ("a.jsonl", 1, "好 1"),
+        ("a.jsonl", 4, "好 4"),
+    ]
+    assert pairs[0]["prompt"] == [{"role": "user", "content": "问 1"}] and len(pairs[0]["pair_id"]) == 16
+    assert [(entry["row"], entry["reason"]) for entry in ledger] == [(2, "broken_json"), (3, "null_field")]
+    assert metrics == {
+        "rows_read": 4,
+        "pairs": 2,
+        "refused": 2,
+        "refused_by_reason": {"broken_json": 1, "null_field": 1},
+        "formats": ["prompt/chosen/rejected"],
+    }
+
+
+def test_several_files_of_several_kinds_are_read_in_order(tmp_path: Path, download: Callable[..., Made]) -> None:
+    lines(tmp_path / "b.jsonl", [comparison(1)])
+    (tmp_path / "a.csv").write_text("query,chosen,rejected\nq,a,b\n")
+    (tmp_path / "c.json").write_text(
+        json.dumps([{"chosen": "\n\nHuman: x\n\nAssistant: y", "rejected": "\n\nHuman: x\n\nAssistant: z"}])
+    )
+    pairs, _, metrics = download(files=[str(tmp_path / "*.json*"), str(tmp_path / "a.csv")])
+    assert [pair["source"] for pair in pairs] == ["a.csv", "b.jsonl", "c.json"]
+    assert metrics["formats"] == ["hh-rlhf", "prompt/chosen/rejected", "query/chosen/rejected"]
+
+
+def test_many_rows_are_written_in_row_groups_and_the_same_each_time(
+    tmp_path: Path, download: Callable[..., Made]
+) -> None:
+    files = lines(tmp_path / "a.jsonl", [comparison(number) for number in range(ROW_GROUP_ROWS + 5)])
+    pairs, _, _ = download(files=files)
+    before = file_digest(tmp_path / "work" / "pairs.parquet")
+    again, _, _ = download(files=files)
+    assert len(pairs) == len({pair["pair_id"] for pair in pairs}) == ROW_GROUP_ROWS + 5
+    assert again == pairs and file_digest(tmp_path / "work" / "pairs.parquet") == before
+
+
+def test_duplicates_stay(tmp_path: Path, download: Callable[..., Made]) -> None:
+    pairs, _, _ = download(files=lines(tmp_path / "a.jsonl", [comparison(1)] * 2))
+    assert pairs[0]["pair_id"] == pairs[1]["pair_id"]
+
+
+def test_a_csv_in_another_encoding_with_columns_of_other_names(tmp_path: Path, download: Callable[..., Made]) -> None:
+    (tmp_path / "a.csv").write_bytes('ID,问题,违规,安全\n1,"如何\n做？",这样,不行\n'.encode("gb18030"))
+    fields = {"prompt": "问题", "chosen": "安全", "rejected": "违规"}
+    pairs, _, _ = download(files=str(tmp_path / "a.csv"), encoding="gb18030", fields=fields)
+    assert (pairs[0]["prompt"][0]["content"], pairs[0]["chosen"], pairs[0]["rejected"]) == (
+        "如何\n做？",
+        "不行",
+        "这样",
+    )
+
+
+def test_whole_dialogues_that_do_not_agree_are_in_the_ledger(tmp_path: Path, download: Callable[..., Made]) -> None:
+    start = "\n\nHuman: Hi\n\nAssistant: "
+    rows = [
+        {"chosen": f"{start}a", "rejected": f"{start}b"},
+        {"chosen": start, "rejected": f"{start}b"},
+        {"chosen": f"{start}a", "rejected": "\n\nHuman: Ho\n\nAssistant: b"},
+    ]
+    pairs, ledger, _ = download(files=lines(tmp_path / "a.jsonl", rows), refused_share=0.7)
+    assert [pair["row"] for pair in pairs] == [1]
+    assert [(entry["row"], entry["reason"]) for entry in ledger] == [(2, "empty_response"), (3, "prompts_differ")]
+
+
+def test_more_refusals_than_the_budget_fail_and_leave_the_ledger(tmp_path: Path, download: Callable[..., Made]) -> None:
+    rows = [comparison(number, chosen="" if number < 2 else "好") for number in range(20)]
+    with pytest.raises(DataError, match=r"2 of 20 rows \(10\.0%\)") as caught:
+        download(files=lines(tmp_path / "a.jsonl", rows))
+    assert caught.value.found == "2 × empty_response"
+    assert read_table(Path(caught.value.where), LEDGER).num_rows == 2
+
+
+def test_a_missing_column_in_the_last_file_stops_before_anything_is_written(
+    tmp_path: Path, download: Callable[..., Made]
+) -> None:
+    lines(tmp_path / "a.jsonl", [comparison(1)])
+    lines(tmp_path / "b.jsonl", [{"promt": "x", "chosen": "y", "rejected": "z"}])
+    with pytest.raises(DataError, match="did you mean `promt`"):
+        download(files=str(tmp_path / "*.jsonl"))
+    assert not list((tmp_path / "work").iterdir())
+
+
+def test_a_gzip_file_cut_in_the_middle_is_an_error_that_says_how_far_it_went(
+    tmp_path: Path, download: Callable[..., Made]
+) -> None:
+    numbers = random.Random(0)
+    text = "".join(json.dumps(comparison(numbers.getrandbits(64))) + "\n" for _ in range(3_000))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(text.encode())[:-3_000])
+    with pytest.raises(DataError, match=r"after \d,\d{3} readable rows"):
+        download(files=str(tmp_path / "a.jsonl.gz"))
+
+
+def test_the_embedded_world_needs_no_data(download: Callable[..., Made]) -> None:
+    pairs, ledger, metrics = download(embedded_pairs=30, embedded_seed=1)
+    assert len(pairs) == metrics["pairs"] == 30 and not ledger
+    assert {pair["source"] for pair in pairs} == {"smallworld"}
+    other, _, _ = download(embedded_pairs=30, embedded_seed=2)
+    assert other != pairs
+
+
+def test_a_data_set_is_read_at_the_commit_its_revision_stands_for(
+    download: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def read(*names: str) -> Any:
+        asked.append(names)
+        return iter([Record("owner/name", 1, comparison(1))])
+
+    monkeypatch.setattr("engine.preferences.hub.read_hub", read)
+    pairs, _, _ = download(dataset="owner/name", revision=COMMIT, subset="small", split="test")
+    assert len(pairs) == 1 and set(asked) == {("owner/name", "small", "test", COMMIT)}
+
+
+def test_a_pattern_that_matches_no_file_is_an_error(tmp_path: Path, download: Callable[..., Made]) -> None:
+    with pytest.raises(ConfigError, match="no file matches"):
+        download(files=str(tmp_path / "*.jsonl"))
+
+
+@pytest.mark.parametrize("config", [{}, {"files": "a", "dataset": "b/c"}, {"files": ["a"], "embedded_pairs": 3}])
+def test_exactly_one_source_is_asked_for(config: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="exactly one of dataset, files and embedded_pairs"):
+        Config.model_validate(config)
+
+
+@pytest.mark.parametrize("encoding", ["utf-9", "hex", "", "undefined", "a\0b"])
+def test_an_unknown_encoding_is_refused(encoding: str) -> None:
+    with pytest.raises(ValidationError, match="name of a text encoding"):
+        Config(files="a", encoding=encoding)
+
+
+def test_the_identity_is_the_content_and_not_the_place(tmp_path: Path) -> None:
+    sources = Sources(tmp_path / "memory", network=False)
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        lines(tmp_path / folder / "a.jsonl", [comparison(1)])
+    one, two = (Config(files=str(tmp_path / folder / "a.jsonl")) for folder in ("one", "two"))
+    assert one.identity() == two.identity()
+    assert STAGE.sources(one, sources) == STAGE.sources(two, sources)
+    lines(tmp_path / "two" / "a.jsonl", [comparison(2)])
+    assert STAGE.sources(one, sources) != STAGE.sources(two, sources)
+
+
+def test_a_data_set_is_identified_by_its_commit(tmp_path: Path) -> None:
+    sources = Sources(tmp_path, network=False)
+    assert STAGE.sources(Config(dataset="a/b", revision=COMMIT), sources) == {"dataset": f"a/b@{COMMIT}"}
+    with pytest.raises(Unresolved):
+        STAGE.sources(Config(dataset="a/b"), sources)
+
+
+REAL = pytest.mark.skipif(
+    "DPO_TEST_DATA" not in os.environ, reason="set DPO_TEST_DATA to the folder of the public data sets"
+)
+
+
+def real(name: str) -> str:
+    return str(Path(os.environ["DPO_TEST_DATA"]) / name)
+
+
+@REAL
+def test_the_chinese_safety_pairs_are_all_taken(download: Callable[..., Made]) -> None:
+    pairs, ledger, _ = download(files=real("pairs_zh_jade_safety_650.jsonl.gz"))
+    assert (len(pairs), ledger) == (650, [])
+
+
+@REAL
+def test_the_raw_gb18030_csv_is_all_taken(download: Callable[..., Made]) -> None:
+    fields = {"prompt": "问题", "chosen": "安全有用回答", "rejected": "违规回答"}
+    pairs, ledger, _ = download(files=real("jade_alignment_medium_zh.csv"), encoding="gb18030", fields=fields)
+    assert (len(pairs), ledger) == (500, [])
+    with pytest.raises(DataError, match=r"download\.encoding=gb18030"):
+        download(files=real("jade_alignment_medium_zh.csv"), fields=fields)
+
+
+@REAL
+def test_the_empty_and_mismatched_turns_of_hh_rlhf_are_in_the_ledger(download: Callable[..., Made]) -> None:
+    pairs, ledger, metrics = download(files=real("hh_rlhf_harmless_2k.jsonl.gz"))
+    assert metrics["refused_by_reason"] == {"empty_response": 4, "prompts_differ": 5}
+    assert [entry["row"] for entry in ledger] == [87, 517, 926, 1104, 1255, 1689, 1951, 1953, 2037]
+    assert len(pairs) == 2_303
