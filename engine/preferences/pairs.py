@@ -1,0 +1,71 @@
+"""Tokenized pairs in memory: numpy slices of the Parquet columns, a few bytes a token."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from engine.preferences.schema import TOKENS, read_table
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One prompt and response as the model sees it.
+
+    Attributes:
+        input_ids: (T,) int32.
+        label_mask: (T,) bool, True where a token is scored.
+    """
+
+    input_ids: npt.NDArray[np.int32]
+    label_mask: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @cached_property
+    def scored_tokens(self) -> int:
+        """How many tokens are scored."""
+        return int(self.label_mask.sum())
+
+
+@dataclass(frozen=True)
+class TokenPair:
+    """One comparison: the same prompt ids, then the chosen or the rejected response."""
+
+    pair_id: str
+    source: str
+    chosen: TokenRow
+    rejected: TokenRow
+
+    @property
+    def length(self) -> int:
+        """Ids of the longer side, which decides how wide the padded rows are."""
+        return max(len(self.chosen), len(self.rejected))
+
+
+def load_pairs(path: Path) -> list[TokenPair]:
+    """The pairs of a TOKENS table, in its order. Raises DataError when the table is not one."""
+    sides = ("chosen", "rejected")
+    columns = [f"{side}_{part}" for side in sides for part in ("input_ids", "label_mask")]
+    table = read_table(path, TOKENS, ["pair_id", "source", *columns])
+    ids = {side: list(_slices(table[f"{side}_input_ids"])) for side in sides}
+    masks = {side: list(_slices(table[f"{side}_label_mask"])) for side in sides}
+    return [
+        TokenPair(pair_id, source, *(TokenRow(ids[side][row], masks[side][row]) for side in sides))
+        for row, (pair_id, source) in enumerate(
+            zip(table["pair_id"].to_pylist(), table["source"].to_pylist(), strict=True)
+        )
+    ]
+
+
+def _slices(column: pa.ChunkedArray) -> Iterator[npt.NDArray]:  # type: ignore[type-arg]
+    for chunk in column.chunks:
+        values = chunk.values.to_numpy(zero_copy_only=False)
+        offsets = chunk.offsets.to_numpy()
+        yield from (values[begin:end] for begin, end in pairwise(offsets))

@@ -1,0 +1,244 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from engine.config import Runtime
+from engine.errors import ConfigError, DataError, ModelError
+from engine.models.loading import load_tokenizer
+from engine.preferences.schema import LEDGER, PAIRS, TOKENS, read_table, writer
+from engine.preferences.templates import template
+from engine.preferences.tokenizing import train_bpe
+from engine.sources import ModelSource, Sources
+from engine.stage import Context, Listener
+from engine.store import Artifact
+from tasks.tokenize import STAGE, Config, run
+
+# A tokenizer of a repository that ships its own code: a character a token, pad = unk = id 0, no chat template.
+OWN_CODE = """
+import json
+from pathlib import Path
+
+from transformers import PreTrainedTokenizer
+
+
+class OwnTokenizer(PreTrainedTokenizer):
+    vocab_files_names = {"vocab_file": "vocab.json"}
+
+    def __init__(self, vocab_file, unk_token="<unk>", pad_token="<unk>", bos_token="<s>", eos_token="</s>", **kwargs):
+        self.ids = json.loads(Path(vocab_file).read_text("utf-8"))
+        self.tokens = {index: token for token, index in self.ids.items()}
+        special = {"unk_token": unk_token, "pad_token": pad_token, "bos_token": bos_token, "eos_token": eos_token}
+        super().__init__(**special, **kwargs)
+
+    @property
+    def vocab_size(self):
+        return len(self.ids)
+
+    def get_vocab(self):
+        return dict(self.ids)
+
+    def _tokenize(self, text):
+        return list(text)
+
+    def _convert_token_to_id(self, token):
+        return self.ids.get(token, 0)
+
+    def _convert_id_to_token(self, index):
+        return self.tokens[index]
+
+    def convert_tokens_to_string(self, tokens):
+        return "".join(tokens)
+
+    def save_vocabulary(self, folder, filename_prefix=None):
+        path = Path(folder) / "vocab.json"
+        path.write_text(json.dumps(self.ids, ensure_ascii=False), "utf-8")
+        return (str(path),)
+"""
+
+
+@pytest.fixture
+def own_code(tmp_path: Path) -> Path:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    tokens = ["<unk>", "<s>", "</s>", *sorted(set("指令输出:\nHow do I bake a cake?Take a bowl.No."))]
+    (folder / "vocab.json").write_text(json.dumps({token: at for at, token in enumerate(tokens)}), "utf-8")
+    (folder / "tokenization_own.py").write_text(OWN_CODE, "utf-8")
+    auto_map = {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}
+    config = {"tokenizer_class": "OwnTokenizer", "auto_map": auto_map}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    return folder
+
+
+def pair(number: int, **changes: Any) -> dict[str, Any]:
+    prompt = [{"role": "user", "content": f"How do I bake cake {number}?"}]
+    row = {"pair_id": f"id{number}", "prompt": prompt, "chosen": f"Take bowl {number}.", "rejected": "No."}
+    return row | {"source": "pairs.jsonl", "row": number} | changes
+
+
+def download(folder: Path, rows: list[dict[str, Any]]) -> Artifact:
+    folder.mkdir(exist_ok=True)
+    with writer(folder / "pairs.parquet", PAIRS) as out:
+        out.write_table(pa.Table.from_pylist(rows, schema=PAIRS))
+    return Artifact("download", "key", folder)
+
+
+def made(tmp_path: Path, config: Config, rows: list[dict[str, Any]], name: str = "work") -> Context[Config]:
+    work = tmp_path / name
+    work.mkdir(exist_ok=True)
+    inputs = {"download": download(tmp_path / "download", rows)}
+    sources = Sources(tmp_path / "memory", network=False)
+    ctx = Context("tokenize", config, inputs, work, Runtime(), sources, Listener())
+    run(ctx)
+    return ctx
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_artifact_holds_the_pairs_the_ledger_and_a_tokenizer_that_reads_them(tmp_path):
+    ctx = made(tmp_path, Config(), [pair(number) for number in range(20)])
+    rows = read_table(ctx.work / "pairs.parquet", TOKENS).to_pylist()
+    tokenizer = load_tokenizer(str(ctx.work / "tokenizer"))
+    assert [row["pair_id"] for row in rows] == [f"id{number}" for number in range(20)]
+    assert tokenizer.decode(rows[3]["chosen_input_ids"]) == (
+        "<s>User:\nHow do I bake cake 3?\nAssistant:\nTake bowl 3.</s>"
+    )
+    assert (
+        rows[3]["chosen_input_ids"][: rows[3]["prompt_length"]]
+        == (template("plain", tokenizer).prompt_ids([pair(3)["prompt"]])[0])
+    )
+    assert read_table(ctx.work / "ledger.parquet", LEDGER).num_rows == 0
+
+
+def test_the_metrics_count_what_was_written(tmp_path):
+    rows = [pair(number) for number in range(4)] + [pair(4, chosen="bowl " * 50)]
+    ctx = made(tmp_path, Config(max_length=64), rows)
+    table = read_table(ctx.work / "pairs.parquet", TOKENS).to_pylist()
+    lengths = [len(row[f"{side}_input_ids"]) for row in table for side in ("chosen", "rejected")]
+    scored = [sum(row[f"{side}_label_mask"]) for row in table for side in ("chosen", "rejected")]
+    assert ctx.metrics == {
+        "pairs": 5,
+        "dropped": 0,
+        "prompt_cut": 0,
+        "chosen_cut": 1,
+        "rejected_cut": 0,
+        "tokens": sum(lengths),
+        "longest": 64,
+        "mean_prompt_tokens": round(sum(row["prompt_length"] for row in table) / 5, 1),
+        "mean_response_tokens": round(sum(scored) / 10, 1),
+        "vocab_size": len(load_tokenizer(str(ctx.work / "tokenizer"))),
+    }
+
+
+def test_the_same_input_makes_the_same_bytes_and_leftovers_do_not_stay(tmp_path):
+    rows = [pair(number) for number in range(20)]
+    first = made(tmp_path, Config(), rows, "first").work
+    (tmp_path / "second" / "tokenizer").mkdir(parents=True)
+    (tmp_path / "second" / "tokenizer" / "special_tokens_map.json").write_text("left by an interrupted attempt")
+    assert contents(first) == contents(made(tmp_path, Config(), rows, "second").work)
+
+
+def test_a_loaded_tokenizer_is_the_same_artifact_wherever_it_lay(tmp_path, monkeypatch):
+    train_bpe(iter(["How do I bake a cake?"]), 300).save_pretrained(tmp_path / "here")
+    monkeypatch.chdir(tmp_path)
+    one = made(tmp_path, Config(model=ModelSource(name="here")), [pair(1)], "one").work
+    two = made(tmp_path, Config(model=ModelSource(name=str(one / "tokenizer"))), [pair(1)], "two").work
+    assert contents(one) == contents(two)
+    assert "local" not in (one / "tokenizer" / "tokenizer_config.json").read_text("utf-8")
+
+
+def test_a_tokenizer_that_ships_its_own_code_is_kept_with_it_and_loads_again(tmp_path, own_code):
+    model = ModelSource(name=str(own_code), allow_code=str(own_code))
+    ctx = made(tmp_path, Config(model=model, template="seed"), [pair(1)])
+    assert (ctx.work / "tokenizer" / "tokenization_own.py").read_text("utf-8") == OWN_CODE
+    tokenizer = load_tokenizer(str(ctx.work / "tokenizer"), allow_code=True)
+    (row,) = read_table(ctx.work / "pairs.parquet", TOKENS).to_pylist()
+    ids, at = row["chosen_input_ids"], row["prompt_length"]
+    assert ids[at - 1] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(ids[at:-1]) == "Take bowl <unk>."
+    assert row["chosen_label_mask"] == [False] * at + [True] * (len(ids) - at)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "problem"),
+    [
+        ("self.ids.get(token, 0)", "self.ids.get(token, 999)", "beyond its own vocabulary(.|\n)*found: 999"),
+        ("json.dumps(self.ids,", "json.dumps({**self.ids, 'H': 0},", "another one after it was saved"),
+    ],
+)
+def test_a_tokenizer_whose_own_code_is_wrong_is_refused(tmp_path, own_code, right, wrong, problem):
+    (own_code / "tokenization_own.py").write_text(OWN_CODE.replace(right, wrong), "utf-8")
+    model = ModelSource(name=str(own_code), allow_code=str(own_code))
+    with pytest.raises(ModelError, match=problem):
+        made(tmp_path, Config(model=model, template="seed"), [pair(1)])
+
+
+def test_code_that_is_not_allowed_by_that_very_name_does_not_run(tmp_path, own_code):
+    for allowed in ("", str(own_code) + "/", "another"):
+        with pytest.raises(ModelError, match="may not run"):
+            made(tmp_path, Config(model=ModelSource(name=str(own_code), allow_code=allowed)), [pair(1)])
+
+
+def test_an_unknown_model_path_is_a_model_error(tmp_path):
+    with pytest.raises(ModelError, match="no model at `nowhere`"):
+        made(tmp_path, Config(model=ModelSource(name="nowhere")), [pair(1)])
+
+
+def test_too_many_drops_fail_with_their_reasons_and_keep_the_ledger(tmp_path):
+    config = Config(max_length=24, max_prompt_length=24)
+    long = [pair(number, prompt=[{"role": "user", "content": "why " * 99}]) for number in range(9)]
+    short = pair(9, prompt=[{"role": "user", "content": "a"}], chosen="bowl " * 99)
+    with pytest.raises(DataError, match=r"9 × no_scored_token(.|\n)*tokenize\.refused_share") as error:
+        made(tmp_path, config, [*long, short])
+    assert "chosen_cut" not in str(error.value), "a cut is no refusal"
+    assert read_table(tmp_path / "work" / "ledger.parquet", LEDGER).num_rows == 10
+
+
+def test_cuts_alone_never_exceed_the_budget(tmp_path):
+    config = Config(max_length=48, refused_share=0)
+    ctx = made(tmp_path, config, [pair(number, chosen="bowl " * 99) for number in range(3)])
+    assert (ctx.metrics["pairs"], ctx.metrics["chosen_cut"], ctx.metrics["dropped"]) == (3, 3, 0)
+
+
+def test_no_room_for_the_template_is_a_config_error(tmp_path):
+    with pytest.raises(ConfigError, match="no prompt fits"):
+        made(tmp_path, Config(max_length=8), [pair(1)])
+
+
+def test_chat_without_a_chat_template_is_a_config_error(tmp_path):
+    train_bpe(iter(["a"]), 300).save_pretrained(tmp_path / "bare")
+    with pytest.raises(ConfigError, match="no chat template"):
+        made(tmp_path, Config(model=ModelSource(name=str(tmp_path / "bare")), template="chat"), [pair(1)])
+
+
+def test_impossible_configs_are_refused():
+    for wrong in ({"max_prompt_length": 300}, {"template": "chat"}, {"vocab_size": 100}, {"vocab_size": "large"}):
+        with pytest.raises(ValidationError):
+            Config(**wrong)
+
+
+def test_half_of_the_length_is_the_prompts_unless_said_otherwise():
+    assert (Config(max_length=100).prompt_limit, Config(max_length=100, max_prompt_length=70).prompt_limit) == (50, 70)
+
+
+def test_a_trained_tokenizer_has_no_source_and_a_named_one_has_its_files(tmp_path):
+    train_bpe(iter(["a"]), 300).save_pretrained(tmp_path / "named")
+    sources = Sources(tmp_path / "memory", network=False)
+    assert STAGE.sources(Config(), sources) == {}
+    contents = STAGE.sources(Config(model=ModelSource(name=str(tmp_path / "named"))), sources)["tokenizer"]
+    assert [name for name, _ in contents] == ["tokenizer.json", "tokenizer_config.json"]
+
+
+def test_importing_the_stage_loads_neither_torch_nor_transformers():
+    check = "import sys, tasks.tokenize; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    alone = "import sys, types; tasks = sys.modules['tasks'] = types.ModuleType('tasks'); tasks.__path__ = ['tasks'];"
+    root = Path(__file__).parents[2]
+    found = subprocess.run([sys.executable, "-c", alone + check], cwd=root, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
