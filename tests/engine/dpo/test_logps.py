@@ -1,0 +1,61 @@
+import math
+
+import pytest
+import torch
+
+from engine.dpo.logps import sum_logps, token_logps
+
+# P P BOS r1 r2 EOS PAD: response and EOS are scored, the prompt, BOS and padding never.
+IDS = torch.tensor([[5, 6, 1, 3, 4, 2, 0]])
+MASK = torch.tensor([[False, False, False, True, True, True, False]])
+
+
+def predicting(probabilities: list[float], ids: torch.Tensor, vocabulary: int = 8) -> torch.Tensor:
+    """Logits (1, T, V) under which position t gives `probabilities[t]` to the token that follows it."""
+    rows = []
+    for probability, following in zip(probabilities, [*ids[0, 1:].tolist(), 7], strict=True):
+        row = torch.full((vocabulary,), (1 - probability) / (vocabulary - 1), dtype=torch.float64)
+        row[following] = probability
+        rows.append(row.log())
+    return torch.stack(rows)[None]
+
+
+def test_a_token_is_scored_where_it_is_predicted_and_not_one_place_off():
+    # What positions 0 … 6 give to P, BOS, r1, r2, EOS, PAD and whatever comes after.
+    logits = predicting([0.9, 0.8, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 0.3], IDS)
+    scored = token_logps(logits, IDS, MASK)
+    expected = [0.0, 0.0, math.log(1 / 2), math.log(1 / 4), math.log(1 / 8), 0.0]
+    assert scored[0].tolist() == pytest.approx(expected, abs=1e-6)
+    assert float(sum_logps(scored)) == pytest.approx(-6 * math.log(2), abs=1e-6)  # r2, EOS, PAD would be −9 ln 2
+
+
+def test_the_log_softmax_is_float32_whatever_the_models_dtype():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 7, 8).bfloat16() * 9
+    ids, mask = IDS.expand(2, -1), MASK.expand(2, -1)
+    scored = token_logps(logits, ids, mask)
+    assert scored.dtype == torch.float32
+    exact = logits.double().log_softmax(-1)[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
+    torch.testing.assert_close(scored[mask[:, 1:]].double(), exact[mask[:, 1:]], rtol=1e-6, atol=1e-6)
+
+
+def test_sums_are_float64_and_lose_nothing_beside_a_large_value():
+    values = torch.full((1, 20_001), -1e-4)
+    values[0, 0] = -4096.0
+    total = sum_logps(values)
+    assert total.dtype == torch.float64
+    assert float(total) == pytest.approx(-4098.0, abs=1e-5)
+    assert float(sum_logps(values.flip(-1))) == pytest.approx(float(total), abs=1e-9)
+
+
+def test_only_the_logits_that_predict_scored_tokens_have_a_gradient():
+    logits = torch.randn(1, 7, 8, requires_grad=True)
+    sum_logps(token_logps(logits, IDS, MASK)).sum().backward()
+    touched = logits.grad.abs().sum(-1)[0] > 0
+    assert touched.tolist() == [False, False, True, True, True, False, False]
+
+
+def test_a_row_without_scored_tokens_scores_zero():
+    logits = torch.randn(1, 7, 8, requires_grad=True)
+    scored = token_logps(logits, IDS, torch.zeros_like(MASK))
+    assert scored.tolist() == [[0.0] * 6]
