@@ -1,0 +1,47 @@
+"""Which device the work runs on, and the accelerator that drives it."""
+
+import warnings
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
+
+from engine.errors import ConfigError
+
+
+def pick_device(wanted: str, threads: int = 0) -> torch.device:
+    """The device for "auto" (a GPU when there is one), "cpu" or "cuda"; sets torch's thread count when `threads` > 0.
+
+    Raises:
+        ConfigError: "cuda" is wanted and there is none.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "runtime.device is cuda, and torch sees no CUDA device",
+            found=f"torch {torch.__version__}",
+            fix='set runtime.device = "auto", or install the CUDA build of torch',
+        )
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def accelerator_on(device: torch.device, logs: Path) -> Accelerator:
+    """An accelerator with TensorBoard below `logs`, which does what it is told here.
+
+    Left to itself, accelerate takes precision, compiler and accumulation from environment variables: the same config
+    would then train other weights.
+    """
+    # accelerate asks for a property that transformers is about to rename.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no",
+        dynamo_backend="no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        log_with="tensorboard",
+        project_dir=str(logs),
+    )

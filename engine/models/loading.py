@@ -1,0 +1,274 @@
+"""Loads tokenizers and policies from folders or the Hub, and refuses what does not fit together.
+
+Code that a repository ships runs only where the caller allows it; weights are read from safetensors only.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config, tokenizer_class_from_name
+from transformers.utils.logging import disable_progress_bar
+
+from engine.errors import ModelError, PipelineError, TransientError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+_NETWORK_TROUBLE = {  # names of classes, of whatever library the Hub's client is built on
+    "ConnectError", "ConnectTimeout", "ReadTimeout", "ReadError", "RemoteProtocolError", "ConnectionError",
+    "LocalEntryNotFoundError", "OfflineModeIsEnabled",
+}  # fmt: skip
+
+T = TypeVar("T")
+
+disable_progress_bar()  # stages tell their own progress; a bar for every load and save would tear it apart
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model lies: a folder, or a Hub repository at a commit; and whether its own code may run."""
+
+    name: str
+    revision: str = "main"
+    allow_code: bool = False
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder when it is one, else None."""
+        path = Path(self.name).expanduser()
+        return path if path.is_dir() else None
+
+    def arguments(self) -> dict[str, Any]:
+        """What `from_pretrained` is called with."""
+        found = {"pretrained_model_name_or_path": str(self.folder or self.name), "trust_remote_code": self.allow_code}
+        return found if self.folder else found | {"revision": self.revision}
+
+
+def load_tokenizer(name: str, *, revision: str = "main", allow_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or Hub repository.
+
+    Raises:
+        ModelError: there is none, it is broken, or it ships code that is not allowed.
+        TransientError: the Hub did not answer.
+    """
+    place = Place(name, revision, allow_code)
+
+    def load() -> PreTrainedTokenizerBase:
+        if not allow_code and _is_own_code(place):
+            raise _own_code(place, "tokenizer")
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**place.arguments())
+        return tokenizer
+
+    return explained(place, "tokenizer", load)
+
+
+def _is_own_code(place: Place) -> bool:
+    """Whether only the repository's code can make this tokenizer; transformers would quietly make another one."""
+    given = place.arguments()
+    settings = get_tokenizer_config(given.pop("pretrained_model_name_or_path"), **given)
+    return bool(settings.get("auto_map")) and tokenizer_class_from_name(settings.get("tokenizer_class") or "") is None
+
+
+def load_model(place: Place, *, dtype: str, attention: str = "sdpa") -> PreTrainedModel:
+    """A causal language model in eval mode, on the CPU.
+
+    Args:
+        dtype: a key of `DTYPES`.
+        attention: transformers' name of the attention implementation.
+
+    Raises:
+        ModelError: nothing loadable is there, or it needs code that is not allowed.
+        TransientError: the Hub did not answer.
+    """
+    if place.folder and not (place.folder / "config.json").is_file():
+        raise ModelError("this folder holds no model", expected="config.json and *.safetensors", where=place.name)
+
+    def load() -> tuple[PreTrainedModel, dict[str, Any]]:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            **place.arguments(),
+            dtype=DTYPES[dtype],
+            attn_implementation=attention,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        return model, loading
+
+    model, loading = explained(place, "model", load)
+    if loading["missing_keys"]:  # transformers would go on with random numbers there
+        missing = sorted(loading["missing_keys"])
+        raise ModelError(
+            "the model's files lack some of its weights",
+            expected="every weight that config.json asks for",
+            found=f"{len(missing)} missing, the first is {missing[0]}",
+            where=place.name,
+        )
+    return model.eval()
+
+
+def new_model(
+    *,
+    vocab_size: int,
+    hidden_size: int,
+    intermediate_size: int,
+    layers: int,
+    heads: int,
+    max_positions: int,
+    pad_id: int,
+    bos_id: int,
+    eos_id: int,
+    seed: int,
+) -> PreTrainedModel:
+    """A small Llama with tied embeddings and seeded random weights, float32, in eval mode."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=max_positions,
+        tie_word_embeddings=True,
+        pad_token_id=pad_id,
+        bos_token_id=bos_id,
+        eos_token_id=eos_id,
+        attn_implementation="sdpa",
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Refuses a model that has no embedding for some of the tokenizer's ids, or other special tokens.
+
+    Raises:
+        ModelError: naming both sides.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(
+            "the tokenizer has more tokens than the model has embeddings",
+            expected=f"at most {rows} tokens",
+            found=f"{len(tokenizer)} tokens",
+            where=where,
+            fix="use the policy's own tokenizer: set model.name to the base it was made from",
+        )
+    for name in ("bos_token_id", "eos_token_id"):
+        ours, theirs = getattr(tokenizer, name), getattr(model.config, name, None)
+        theirs = theirs if isinstance(theirs, list) else [theirs]
+        if ours is not None and theirs != [None] and ours not in theirs:
+            raise ModelError(
+                f"the policy's {name} is not the tokenizer's",
+                expected=str(ours),
+                found=str(theirs),
+                where=where,
+                fix="use the policy's own tokenizer: set model.name to the base it was made from",
+            )
+
+
+def check_same_tokenizer(policy: Place, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses a given policy that ships a tokenizer with another vocabulary or other special tokens.
+
+    A policy that ships none is checked by `check_vocabulary` alone.
+
+    Raises:
+        ModelError: naming the first token that differs; or its tokenizer cannot be loaded.
+        TransientError: the Hub did not answer.
+    """
+    folder = fetched(policy, _TOKENIZER_FILES)
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        return
+    other = load_tokenizer(policy.name, revision=policy.revision, allow_code=policy.allow_code)
+    ours, theirs = tokenizer.get_vocab(), other.get_vocab()
+    if ours != theirs:
+        differing = sorted(token for token in {*ours, *theirs} if ours.get(token) != theirs.get(token))
+        raise ModelError(
+            "the policy's vocabulary is not the one the pairs were tokenized with",
+            expected=f"{differing[0]!r} → {ours.get(differing[0])}",
+            found=f"{differing[0]!r} → {theirs.get(differing[0])}",
+            where=policy.name,
+            fix="set model.name to the base this policy was made from, and tokenize again",
+        )
+    if (tokenizer.bos_token_id, tokenizer.eos_token_id) != (other.bos_token_id, other.eos_token_id):
+        raise ModelError(
+            "the policy's special tokens are not those the pairs were tokenized with",
+            expected=f"BOS {tokenizer.bos_token_id}, EOS {tokenizer.eos_token_id}",
+            found=f"BOS {other.bos_token_id}, EOS {other.eos_token_id}",
+            where=policy.name,
+        )
+
+
+def fetched(place: Place, files: Sequence[str]) -> Path:
+    """The folder with those of `files` that there are: the place itself, or a copy of them from the Hub.
+
+    Raises:
+        ModelError, TransientError: as `explained`.
+    """
+    if place.folder:
+        return place.folder
+
+    def fetch() -> Path:
+        return Path(snapshot_download(place.name, revision=place.revision, allow_patterns=list(files)))
+
+    return explained(place, "model", fetch)
+
+
+def explained(place: Place, what: str, load: Callable[[], T]) -> T:
+    """What `load` returns; whatever it raises becomes an error that names the place.
+
+    Raises:
+        ModelError: nothing loadable is there, or it needs code that is not allowed.
+        TransientError: the Hub did not answer.
+    """
+    if not place.folder and (place.name.startswith((".", "/", "~")) or place.name.count("/") != 1):
+        raise ModelError(f"there is no {what} at `{place.name}`", expected="a folder, or owner/name on the Hub")
+    try:
+        return load()
+    except PipelineError:
+        raise
+    except Exception as error:  # transformers and the Hub raise many kinds; each becomes one of two
+        causes = {type(cause).__name__ for cause in _chain(error)}
+        if not place.folder and causes & _NETWORK_TROUBLE:
+            raise TransientError(
+                f"the Hub did not answer for {what} `{place.name}`",
+                found=first_line(error),
+                fix="try again when the network is back, or give a local folder",
+            ) from None
+        if "trust_remote_code" in str(error):
+            raise _own_code(place, what) from None
+        raise ModelError(
+            f"the {what} cannot be loaded",
+            found=f"{type(error).__name__}: {first_line(error)}",
+            where=place.name,
+            fix="check the path or repository name; weights must be safetensors",
+        ) from None
+
+
+def _own_code(place: Place, what: str) -> ModelError:
+    return ModelError(
+        f"the {what} ships its own Python code, and it may not run",
+        where=place.name,
+        fix=f'read that code; if you trust it, set model.allow_code = "{place.name}"',
+    )
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    found = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, at most 300 characters."""
+    return (str(error).strip().split("\n") or [""])[0][:300]

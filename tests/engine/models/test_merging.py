@@ -1,0 +1,164 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file
+
+from engine.errors import ModelError
+from engine.models import loading
+from engine.models.loading import Place, load_model
+from engine.models.lora import Lora, add_lora, trainable_parameters
+from engine.models.merging import load_policy
+from engine.models.scoring import score_pairs
+
+LORA = Lora(rank=4, alpha=8.0, dropout=0.0, targets="all-linear")
+
+
+def trained_adapter(model, base_name, lora=LORA):
+    """An adapter that changes its base."""
+    adapted = add_lora(model, lora, seed=0, base_name=str(base_name))
+    with torch.no_grad():
+        for value in trainable_parameters(adapted).values():
+            value.add_(0.05)
+    return adapted
+
+
+def place(path):
+    return Place(str(path))
+
+
+def load(base, policy):
+    return load_policy(place(base) if base else None, place(policy), dtype="float32")
+
+
+@pytest.fixture
+def base(make_llama, saved):
+    return saved(make_llama(), "base")
+
+
+@pytest.fixture
+def adapter(make_llama, saved, base):
+    return saved(trained_adapter(make_llama(), base), "adapter", save_embedding_layers=False)
+
+
+def changed_config(folder: Path, **changes):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_whole_model_is_the_policy_as_it_is(make_llama, base):
+    policy = load(None, base)
+    assert all(value.equal(policy.state_dict()[name]) for name, value in make_llama().state_dict().items())
+
+
+def test_the_reference_of_an_adapter_is_the_merged_policy_and_not_its_base(make_llama, make_pairs, base, adapter):
+    pairs = make_pairs(3)
+
+    def sums(model):
+        scores = score_pairs(model, pairs, batch_pairs=3, pad_id=0)
+        return [side for score in scores for side in (score.chosen_logps, score.rejected_logps)]
+
+    policy = load(base, adapter)
+    assert not policy.training
+    wanted = sums(trained_adapter(make_llama(), base))
+    fresh = add_lora(policy, LORA, seed=1, base_name="policy")
+    with fresh.disable_adapter():
+        assert sums(fresh) == pytest.approx(wanted, abs=1e-3)
+    assert sums(load_model(place(base), dtype="float32")) != pytest.approx(wanted, abs=1)
+
+
+def test_an_adapter_needs_its_base_named(adapter, base):
+    with pytest.raises(ModelError, match="is a LoRA adapter and no base is named") as caught:
+        load(None, adapter)
+    assert f'model.name = "{base}"' in caught.value.fix
+
+
+def test_an_adapter_of_a_base_with_another_name_is_refused(make_llama, saved, adapter):
+    with pytest.raises(ModelError, match="the adapter was trained on another base") as caught:
+        load(saved(make_llama(), "another"), adapter)
+    assert caught.value.expected.endswith("base")
+    assert caught.value.found.endswith("another")
+
+
+def test_a_base_whose_path_ends_alike_is_another_base(make_llama, saved, adapter):
+    """Every policy made here is called `policy`: the last part of a path tells nothing."""
+    with pytest.raises(ModelError, match="the adapter was trained on another base"):
+        load(saved(make_llama(), "elsewhere/base"), adapter)
+
+
+@pytest.mark.parametrize("made_on", ["owner/base", "artifacts/sft/0123/policy"])
+def test_a_copy_of_the_base_is_taken_where_its_name_tells(make_llama, saved, adapter, made_on):
+    changed_config(adapter, base_model_name_or_path=made_on)
+    copy = "elsewhere/base" if made_on == "owner/base" else f"a/store/{made_on}"
+    load(saved(make_llama(), copy), adapter)
+    with pytest.raises(ModelError, match="another base"):
+        load(saved(make_llama(), "a/store/artifacts/sft/4567/policy"), adapter)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"hidden_size": 24}, {"num_hidden_layers": 3}, {"num_hidden_layers": 1}],
+    ids=["another width", "more layers", "fewer layers"],
+)
+def test_an_adapter_that_does_not_fit_its_base_is_refused(make_llama, saved, base, other):
+    adapted = trained_adapter(
+        make_llama(), "owner/base", Lora(rank=4, alpha=8.0, dropout=0.0, targets=["q_proj", "v_proj"])
+    )
+    adapter = saved(adapted, "adapter", save_embedding_layers=False)
+    with pytest.raises(ModelError, match="the adapter does not fit its base"):
+        load(saved(make_llama(**other), "elsewhere/base"), adapter)
+
+
+def test_an_adapter_that_trained_biases_is_refused(base, adapter):
+    changed_config(adapter, bias="all")
+    with pytest.raises(ModelError, match="cannot be merged and switched off again"):
+        load(base, adapter)
+
+
+def test_an_adapter_of_another_kind_is_refused(make_llama, saved, base):
+    tuned = get_peft_model(make_llama(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    with pytest.raises(ModelError, match="this adapter cannot be merged") as caught:
+        load(base, saved(tuned, "prompt", save_embedding_layers=False))
+    assert caught.value.found.endswith("PROMPT_TUNING")
+
+
+def test_an_adapters_pickle_is_never_read(base, adapter):
+    weights = adapter / "adapter_model.safetensors"
+    torch.save(load_file(weights), adapter / "adapter_model.bin")
+    weights.unlink()
+    with pytest.raises(ModelError, match="no weights that may be read") as caught:
+        load(base, adapter)
+    assert caught.value.expected == "adapter_model.safetensors"
+
+
+def test_a_broken_adapter_is_refused(base, adapter):
+    (adapter / "adapter_model.safetensors").write_bytes(b"half")
+    with pytest.raises(ModelError, match="the adapter does not fit its base"):
+        load(base, adapter)
+    (adapter / "adapter_config.json").write_text("{")
+    with pytest.raises(ModelError, match="the adapter cannot be loaded"):
+        load(base, adapter)
+
+
+def test_an_adapter_on_the_hub_is_fetched_at_its_commit_and_merged(monkeypatch, base, adapter):
+    asked = []
+
+    def snapshot(name, *, revision, allow_patterns):
+        asked.append((name, revision, allow_patterns))
+        return str(adapter)
+
+    monkeypatch.setattr(loading, "snapshot_download", snapshot)
+    policy = load_policy(place(base), Place("owner/adapter", "c" * 40), dtype="float32")
+    assert asked == [("owner/adapter", "c" * 40, ["adapter_config.json", "adapter_model.safetensors"])]
+    weights = load_policy(place(base), place(adapter), dtype="float32").state_dict()
+    assert all(value.equal(weights[name]) for name, value in policy.state_dict().items())
+
+
+def test_other_peoples_adapters_on_some_layers_only_are_merged(make_llama, saved, base):
+    shape = LoraConfig(r=2, target_modules=["q_proj"], layers_to_transform=[1], init_lora_weights=False)
+    folder = saved(get_peft_model(make_llama(), shape), "partial", save_embedding_layers=False)
+    before, after = load_model(place(base), dtype="float32").state_dict(), load(base, folder).state_dict()
+    changed = {name for name, value in after.items() if not value.equal(before[name])}
+    assert changed == {"model.layers.1.self_attn.q_proj.weight"}
