@@ -1,0 +1,103 @@
+"""One training run as sft and train share it: checkpoints, the journal, progress, and what it amounted to."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from engine.preferences.batching import BatchPlan
+from engine.training.checkpoint import Checkpoints
+from engine.training.journal import Journal
+from engine.training.loop import Objective, Optimization, StepRecord, Trainer
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """What is kept and told while a run goes on. None of it changes the result.
+
+    Attributes:
+        work: the stage's work folder; checkpoints and logs of an interrupted attempt are found there.
+        progress: told (steps done, steps in all, the step's numbers).
+    """
+
+    name: str
+    work: Path
+    log: logging.Logger
+    progress: Callable[[int, int, dict[str, float]], None]
+    checkpoint_seconds: float = 120.0
+    checkpoints_kept: int = 2
+    log_every_steps: int = 10
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run amounted to.
+
+    Attributes:
+        means: every number of the steps, as a mean over the last tenth of them.
+        steps: optimizer steps of the whole run.
+        rows_per_second: of this attempt; a resumed one counts its own rows only.
+    """
+
+    means: dict[str, float]
+    steps: int
+    rows_per_second: float
+
+
+def train(
+    model: torch.nn.Module,
+    objective: Objective,
+    plan: BatchPlan,
+    how: Optimization,
+    accelerator: Accelerator,
+    upkeep: Upkeep,
+    on_step: Callable[[StepRecord], None] = lambda record: None,
+    save: Callable[[], None] = lambda: None,
+) -> Trained:
+    """Trains `model` in place over the whole plan, from the newest checkpoint in the work folder if there is one.
+
+    Args:
+        save: writes what was trained; only afterwards are the checkpoints removed.
+
+    Raises:
+        NumericsError: a loss or gradient is not finite.
+        StoreError: a checkpoint cannot be written, or is of another model.
+    """
+    checkpoints = Checkpoints(upkeep.work / "checkpoints", upkeep.checkpoints_kept)
+    began, first, seconds = time.monotonic(), 0, 0.0
+
+    with Journal(upkeep.work / "logs", accelerator, upkeep.name) as journal:
+
+        def started(step: int) -> None:
+            nonlocal first
+            first = step
+            if step:
+                upkeep.log.info("going on from the checkpoint at step %d of %d", step, plan.steps)
+
+        def ended() -> None:
+            nonlocal seconds
+            seconds = max(time.monotonic() - began, 1e-9)
+            save()
+
+        def stepped(record: StepRecord) -> None:
+            journal.add(record)
+            upkeep.progress(record.step, record.steps, record.numbers)
+            if record.step % upkeep.log_every_steps == 0 or record.step == record.steps:
+                upkeep.log.info("step %d/%d: %s", record.step, record.steps, _line(record.numbers))
+            on_step(record)
+
+        trainer = Trainer(model, objective, plan, how, accelerator, checkpoints, stepped, upkeep.checkpoint_seconds)
+        trainer.run(started, ended)
+        means = journal.closing_means()
+    checkpoints.remove()
+    rows = plan.rows * plan.epochs * (plan.steps - first) / plan.steps
+    return Trained(means, plan.steps, round(rows / seconds, 2))
+
+
+def _line(numbers: dict[str, float]) -> str:
+    shown = ("loss", "rewards/margins", "rewards/accuracies", "grad_norm", "learning_rate")
+    return ", ".join(f"{name} {numbers[name]:.4g}" for name in shown if name in numbers)

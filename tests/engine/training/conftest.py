@@ -1,0 +1,104 @@
+"""A DPO run in miniature: a random policy under an adapter with dropout, its own scores as the reference."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from peft import PeftModel
+
+from engine.dpo.losses import Sft, Sigmoid, WeightedSum
+from engine.models.lora import Lora, add_lora, trainable_parameters
+from engine.models.scoring import score_pairs
+from engine.preferences.batching import BatchPlan
+from engine.preferences.pairs import TokenPair
+from engine.training.loop import Optimization, StepRecord
+from engine.training.objectives import PreferenceObjective
+from engine.training.run import Trained, Upkeep, train
+
+HOW = Optimization(learning_rate=1e-2, schedule="cosine", warmup_share=0.1)
+
+
+class Killed(Exception):  # noqa: N818 — it stands for no error
+    """Stands for a kill: an error after which nothing is kept that was not kept before."""
+
+
+@dataclass
+class Run:
+    """One run in a work folder of its own; `go` starts or continues it.
+
+    Attributes:
+        records: the steps that listeners heard of, over all attempts.
+    """
+
+    work: Path
+    model: PeftModel
+    objective: PreferenceObjective
+    plan: BatchPlan
+    records: list[StepRecord] = field(default_factory=list)
+
+    def go(
+        self,
+        *,
+        dies_after: int = 0,
+        by: type[BaseException] = Killed,
+        checkpoint_seconds: float = 0.0,
+        **others: Any,
+    ) -> Trained:
+        """Trains to the end, or until a step after which it dies."""
+
+        def listen(record: StepRecord) -> None:
+            self.records.append(record)
+            if record.step == dies_after:
+                raise by
+
+        upkeep = Upkeep(
+            "train",
+            self.work,
+            logging.getLogger("dpo.train"),
+            lambda done, total, numbers: None,
+            checkpoint_seconds=checkpoint_seconds,
+            log_every_steps=2,
+        )
+        return train(self.model, self.objective, self.plan, HOW, Accelerator(cpu=True), upkeep, listen, **others)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """What was trained."""
+        return {name: value.detach().clone() for name, value in trainable_parameters(self.model).items()}
+
+
+@pytest.fixture(scope="session")
+def make_objective(make_llama, make_pairs) -> Callable[..., tuple[PeftModel, PreferenceObjective]]:
+    """A policy under a fresh adapter, and the objective over pairs that the policy scored."""
+
+    def make(
+        count: int = 10, dropout: float = 0.0, pairs: Sequence[TokenPair] = (), micro: int = 3, **config: Any
+    ) -> tuple[PeftModel, PreferenceObjective]:
+        policy, pairs = make_llama(**config), pairs or make_pairs(count)
+        scores = score_pairs(policy, pairs, batch_pairs=4, pad_id=0)
+        ref = torch.tensor([[score.chosen_logps, score.rejected_logps] for score in scores], dtype=torch.float64)
+        model = add_lora(policy, Lora(4, 8.0, dropout, "all-linear"), seed=0, base_name="policy")
+        loss = WeightedSum([(1.0, Sigmoid(0.1)), (1.0, Sft())])
+        return model.train(), PreferenceObjective(pairs, ref, loss, 0.1, 0, micro)
+
+    return make
+
+
+@pytest.fixture
+def make_run(tmp_path, make_objective) -> Callable[..., Run]:
+    """A run of 8 steps, four an epoch; a second one in the same folder continues what the first left."""
+
+    def make(name: str = "work", dropout: float = 0.2) -> Run:
+        model, objective = make_objective(dropout=dropout)
+        return Run(tmp_path / name, model, objective, BatchPlan(10, 3, epochs=2, seed=5))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def killed() -> type[BaseException]:
+    return Killed

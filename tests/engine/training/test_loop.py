@@ -1,0 +1,202 @@
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from engine.errors import NumericsError
+from engine.preferences.batching import BatchPlan
+from engine.training.checkpoint import Checkpoints
+from engine.training.loop import Optimization, StepRecord, Trainer
+
+PLAN = BatchPlan(rows=10, batch_size=4, epochs=2, seed=0)  # 6 steps
+TARGETS = torch.linspace(-1, 1, 10, dtype=torch.float64)
+
+
+class Squares:
+    """Mean squared distance of one weight from the step's targets; knows which rows it was shown."""
+
+    def __init__(self, targets=TARGETS):
+        self.targets = targets
+        self.shown = []
+
+    def micro_batches(self, rows):
+        return [rows[:3], rows[3:]] if len(rows) > 3 else [rows]
+
+    def __call__(self, model, rows, step_rows):
+        self.shown.append(list(rows))
+        distance = model.weight.double() - self.targets[list(rows)]
+        return (distance**2).sum() / len(step_rows), {"seen": len(rows) / len(step_rows)}
+
+    def describe(self, rows):
+        return f"rows {list(rows)}"
+
+
+class One(torch.nn.Module):
+    """A model of one weight."""
+
+    def __init__(self, weight=3.0):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([weight]))
+        self.frozen = torch.nn.Parameter(torch.tensor([1.0]), requires_grad=False)
+
+
+def trained(tmp_path, model=None, objective=None, how=None, on_step=lambda record: None, plan=PLAN, **others):
+    model = model or One()
+    how = how or Optimization(learning_rate=0.1)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    Trainer(model, objective or Squares(), plan, how, Accelerator(cpu=True), checkpoints, on_step, **others).run()
+    return model
+
+
+def records(tmp_path, **others):
+    found: list[StepRecord] = []
+    trained(tmp_path, on_step=found.append, **others)
+    return found
+
+
+def test_every_row_is_shown_once_an_epoch_in_the_plans_order(tmp_path):
+    objective = Squares()
+    trained(tmp_path, objective=objective)
+    assert [row for part in objective.shown for row in part] == PLAN.order(0) + PLAN.order(1)
+
+
+def test_a_record_tells_the_steps_means_whatever_the_micro_batches(tmp_path):
+    first = records(tmp_path)[0]
+    rows = PLAN.order(0)[:4]
+    assert (first.step, first.steps) == (1, 6)
+    assert first.numbers["loss"] == pytest.approx(float(((3.0 - TARGETS[rows]) ** 2).mean()))
+    assert first.numbers["seen"] == 1.0
+    assert first.numbers["epoch"] == pytest.approx(1 / 3)
+    assert set(first.numbers) == {"loss", "seen", "grad_norm", "learning_rate", "epoch"}
+
+
+def test_the_learning_rate_warms_up_and_falls_linearly_to_nothing(tmp_path):
+    how = Optimization(learning_rate=0.6, warmup_share=0.3)  # 2 of 6 steps
+    rates = [record.numbers["learning_rate"] for record in records(tmp_path, how=how)]
+    assert rates == pytest.approx([0.0, 0.3, 0.6, 0.45, 0.3, 0.15])
+
+
+def test_the_gradients_norm_is_told_before_it_is_clipped(tmp_path):
+    how = Optimization(learning_rate=0.1, max_grad_norm=0.5)
+    model = One()
+    norms = [record.numbers["grad_norm"] for record in records(tmp_path, model=model, how=how)]
+    rows = PLAN.order(0)[:4]
+    assert norms[0] == pytest.approx(2 * float((3.0 - TARGETS[rows]).mean()))
+
+
+def by_hand(rate, max_norm):
+    """AdamW (0.9, 0.95) without decay over clipped gradients under a linear schedule with one step of warm-up."""
+    weight, first, second = 3.0, 0.0, 0.0
+    for number, rows in enumerate(PLAN.steps_from(0), 1):
+        gradient = 2 * float((weight - TARGETS[rows]).mean())
+        gradient *= min(1.0, max_norm / abs(gradient))
+        first, second = 0.9 * first + 0.1 * gradient, 0.95 * second + 0.05 * gradient**2
+        share = 0.0 if number == 1 else (7 - number) / 5
+        direction = (first / (1 - 0.9**number)) / ((second / (1 - 0.95**number)) ** 0.5 + 1e-8)
+        weight -= rate * share * direction
+    return weight
+
+
+@pytest.mark.parametrize("max_norm", [1e9, 3.5])
+def test_the_weights_move_by_adamw_over_clipped_gradients(tmp_path, max_norm):
+    model = trained(tmp_path, how=Optimization(learning_rate=0.5, max_grad_norm=max_norm))
+    assert float(model.weight.detach()) == pytest.approx(by_hand(0.5, max_norm), abs=1e-5)
+    assert by_hand(0.5, 1e9) != pytest.approx(by_hand(0.5, 3.5), abs=1e-3)
+    assert float(model.frozen) == 1.0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(tmp_path, value):
+    targets = TARGETS.clone()
+    bad = PLAN.order(0)[5]
+    targets[bad] = value
+    with pytest.raises(NumericsError, match="the loss of step 2 is not finite") as caught:
+        trained(tmp_path, objective=Squares(targets))
+    assert str(bad) in caught.value.where
+    assert caught.value.found in ("nan", "inf")
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_before_the_weights_take_it(tmp_path):
+    class Rooted(Squares):
+        def __call__(self, model, rows, step_rows):
+            return (model.weight - 3.0).abs().sqrt().sum(), {}  # a loss of 0 with an infinite slope
+
+    model = One()
+    with pytest.raises(NumericsError, match="the gradient of step 1 is not finite") as caught:
+        trained(tmp_path, model=model, objective=Rooted())
+    assert caught.value.where == f"rows {PLAN.order(0)[:4]}"
+    assert float(model.weight.detach()) == 3.0
+
+
+def test_checkpoints_are_written_when_their_time_has_come(tmp_path):
+    trained(tmp_path / "often", checkpoint_seconds=0.0)
+    trained(tmp_path / "never", checkpoint_seconds=1e9)
+    assert [path.name for path in sorted((tmp_path / "often").iterdir())] == ["step-00000005", "step-00000006"]
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_run_goes_on_in_the_middle_of_an_epoch(tmp_path):
+    class Stop(Exception):  # noqa: N818 — stands for a kill: nothing is kept that was not kept before
+        pass
+
+    def stop(record):
+        if record.step == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        trained(tmp_path, on_step=stop, checkpoint_seconds=0.0)
+    objective = Squares()
+    model = trained(tmp_path, objective=objective)
+    assert [row for part in objective.shown for row in part] == PLAN.order(1)[4:]
+    assert model.weight.equal(trained(tmp_path / "other").weight)
+
+
+@pytest.mark.parametrize("moving", ["optimizer", "schedule"])
+def test_a_stop_while_the_weights_move_keeps_only_what_was_kept_before(tmp_path, monkeypatch, moving):
+    class Moving(Trainer):
+        def _optimizer(self, parameters):
+            optimizer, schedule = super()._optimizer(parameters)
+            part, steps = {"optimizer": optimizer, "schedule": schedule}[moving], iter(range(4))
+            move = part.step
+
+            def step():
+                move()
+                if next(steps) == 3:
+                    raise KeyboardInterrupt
+
+            monkeypatch.setattr(part, "step", step)
+            return optimizer, schedule
+
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    how, listen = Optimization(learning_rate=0.1), lambda record: None
+    trainer = Moving(One(), Squares(), PLAN, how, Accelerator(cpu=True), checkpoints, listen, checkpoint_seconds=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert max(path.name for path in tmp_path.iterdir()) == "step-00000003"
+    assert trained(tmp_path).weight.equal(trained(tmp_path / "other").weight)
+
+
+def test_a_stop_is_not_hidden_by_a_disk_that_refuses_its_checkpoint(tmp_path, caplog):
+    def stop(record):
+        raise KeyboardInterrupt
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "file", on_step=stop, checkpoint_seconds=1e9)
+    assert "a checkpoint cannot be written" in caplog.text
+
+
+def test_a_run_that_was_over_does_nothing_more(tmp_path):
+    model = trained(tmp_path, checkpoint_seconds=0.0)
+    objective = Squares()
+    again = trained(tmp_path, objective=objective)
+    assert objective.shown == []
+    assert again.weight.equal(model.weight)
+
+
+def test_the_model_is_in_training_mode_while_it_trains_and_in_eval_mode_afterwards(tmp_path):
+    model, modes = One().eval(), []
+    trained(tmp_path, model=model, on_step=lambda record: modes.append(model.training))
+    assert set(modes) == {True}
+    assert not model.training

@@ -1,0 +1,112 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from engine.errors import NumericsError
+from engine.models.lora import trainable_parameters
+from engine.models.scoring import score_pairs
+from engine.training.proof import prove_step_zero, tolerance
+
+ROWS = [0, 3, 4, 7]
+
+
+def prove(model, objective, rows=ROWS, dtype="float32"):
+    return prove_step_zero(model, objective, rows, dtype=dtype)
+
+
+def test_a_fresh_adapter_is_its_reference_and_the_preference_loss_is_ln_2(make_objective):
+    seen = prove(*make_objective(dropout=0.3))
+    assert seen.pairs == 4
+    assert seen.max_margin <= 1e-5
+    assert seen.expected_loss == pytest.approx(math.log(2), rel=1e-12)  # the sft term of the loss is no part of it
+    assert seen.loss == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_the_smallest_tolerance_is_told(make_objective):
+    model, objective = make_objective()
+    sums = objective.ref[ROWS].abs().sum(1)
+    assert prove(model, objective).tolerance == pytest.approx(1e-4 + 1e-7 * float(sums.min()))
+
+
+def failure(model, objective, rows=ROWS, dtype="float32"):
+    with pytest.raises(NumericsError, match="before the first step the policy is not the reference") as caught:
+        prove(model, objective, rows, dtype)
+    return caught.value
+
+
+def test_scores_of_another_model_are_told_from_stale_ones(make_objective, make_llama):
+    model, objective = make_objective()
+    base = make_llama(seed=1)  # as if the base had been scored, and not the SFT policy
+    scores = score_pairs(base, objective.pairs, batch_pairs=4, pad_id=0)
+    objective.ref = torch.tensor([[score.chosen_logps, score.rejected_logps] for score in scores], dtype=torch.float64)
+    found = failure(model, objective)
+    assert "the stored scores are another model's, for example the base's" in found.fix
+    assert "4 of the 4 pairs" in found.found
+
+
+def test_a_stale_score_names_its_pair(make_objective):
+    model, objective = make_objective()
+    objective.ref[3, 1] += 0.01
+    found = failure(model, objective)
+    assert found.where == "pair id3"
+    assert "the stored scores of this pair are stale" in found.fix
+    assert "1 of the 4 pairs" in found.found
+
+
+def test_scores_that_are_off_by_the_same_on_both_sides_are_found_though_the_margin_is_zero(make_objective):
+    model, objective = make_objective()
+    objective.ref[3] += 0.01
+    assert failure(model, objective).where == "pair id3"
+
+
+def test_an_adapter_that_does_not_start_at_zero_is_found(make_objective):
+    model, objective = make_objective()
+    with torch.no_grad():
+        for value in trainable_parameters(model).values():
+            value.add_(0.01)
+    assert "the adapter changes the policy before it is trained" in failure(model, objective).fix
+
+
+def test_a_model_that_cannot_take_padded_rows_is_found(make_objective):
+    model, objective = make_objective(micro=4)
+    logps = objective.logps
+    objective.logps = lambda model, rows: logps(model, rows) if len(rows) == 1 else _shifted(logps(model, rows))
+    assert "scores rightly alone and wrongly in a batch" in failure(model, objective).fix
+
+
+def _shifted(found):
+    return found.__class__(found.policy_chosen + 0.1, found.policy_rejected, found.ref_chosen, found.ref_rejected)
+
+
+@pytest.mark.parametrize("place", range(len(ROWS)))
+def test_a_score_that_is_no_number_never_passes(make_objective, place):
+    model, objective = make_objective()
+    objective.ref[ROWS[place], 0] = math.nan
+    assert failure(model, objective).where == f"pair id{ROWS[place]}"
+
+
+def test_no_gradient_is_left_behind(make_objective):
+    model, objective = make_objective()
+    prove(model, objective)
+    assert all(value.grad is None for value in trainable_parameters(model).values())
+
+
+def test_the_tolerance_grows_with_the_sums_in_float32_and_with_the_tokens_in_bfloat16(make_pairs):
+    pair = make_pairs(1)[0]
+    assert tolerance(pair, [-1000.0, -3000.0], "float32") == pytest.approx(1e-4 + 4e-4)
+    tokens = pair.chosen.scored_tokens + pair.rejected.scored_tokens
+    assert tolerance(pair, [-1000.0, -3000.0], "bfloat16") == pytest.approx(0.1 * math.sqrt(tokens))
+
+
+def test_in_bfloat16_scores_made_in_other_batches_pass_and_the_bases_do_not(make_llama, make_pairs, make_objective):
+    sizes = {"hidden_size": 64, "initializer_range": 0.1}
+    model, objective = make_objective(pairs=make_pairs(8, longest=40), micro=8, **sizes)
+    scores = score_pairs(make_llama(**sizes).bfloat16(), objective.pairs, batch_pairs=1, pad_id=0)
+    objective.ref = torch.tensor([[score.chosen_logps, score.rejected_logps] for score in scores], dtype=torch.float64)
+    model.bfloat16()
+    seen = prove(model, objective, range(8), "bfloat16")
+    assert seen.max_margin < seen.tolerance / 4  # several times what rounding does
+    objective.ref = torch.from_numpy(np.roll(objective.ref.numpy(), 1, axis=0))
+    failure(model, objective, range(8), "bfloat16")

@@ -1,0 +1,151 @@
+import json
+import logging
+
+import pytest
+
+from engine.errors import NumericsError
+from engine.training.checkpoint import Checkpoints
+
+
+def steps(run):
+    return [json.loads(line) for line in (run.work / "logs" / "steps.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("dies_after", [1, 2, 4, 6])
+def test_a_run_that_was_killed_and_goes_on_ends_bit_for_bit_like_one_that_was_not(make_run, killed, dies_after):
+    whole = make_run("whole")
+    whole.go(checkpoint_seconds=1e9)
+    broken = make_run("broken")
+    with pytest.raises(killed):
+        broken.go(dies_after=dies_after)
+    resumed = make_run("broken")  # a fresh process: model, adapter and random state anew
+    resumed.go()
+    assert all(value.equal(resumed.weights()[name]) for name, value in whole.weights().items())
+    assert steps(resumed) == steps(whole)
+    assert [record.step for record in resumed.records] == list(range(dies_after, 9))
+
+
+class Objective:
+    """The objective of a run that is stopped while the gradients of its so manieth part are computed."""
+
+    def __init__(self, objective, stop, part):
+        self._objective, self._stop, self._left = objective, stop, part
+
+    def __getattr__(self, name):
+        return getattr(self._objective, name)
+
+    def __call__(self, *given):
+        found = self._objective(*given)  # draws the dropout
+        self._left -= 1
+        if self._left == 0:
+            raise self._stop
+        return found
+
+
+def same(run, other):
+    return all(value.equal(other.weights()[name]) for name, value in run.weights().items())
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("dies_after", [1, 5, 8])
+def test_a_run_that_is_stopped_while_a_step_is_told_keeps_that_step_and_ends_as_one_that_was_not(
+    make_run, stop, dies_after
+):
+    whole = make_run("whole")
+    whole.go(checkpoint_seconds=1e9)
+    with pytest.raises(stop):
+        make_run("broken").go(dies_after=dies_after, by=stop, checkpoint_seconds=1e9)
+    resumed = make_run("broken")
+    resumed.go(checkpoint_seconds=1e9)
+    assert [record.step for record in resumed.records] == list(range(dies_after, 9))
+    assert same(resumed, whole)
+    assert steps(resumed) == steps(whole)
+
+
+@pytest.mark.parametrize("part", [3, 4, 11])
+def test_a_run_that_is_stopped_inside_a_step_keeps_the_step_before_and_ends_as_one_that_was_not(make_run, part):
+    def fresh(name):
+        run = make_run(name)
+        run.objective.micro_batch_pairs = 2  # two parts a step
+        return run
+
+    whole = fresh("whole")
+    whole.go(checkpoint_seconds=1e9)
+    broken = fresh("broken")
+    broken.objective = Objective(broken.objective, KeyboardInterrupt, part)
+    with pytest.raises(KeyboardInterrupt):
+        broken.go(checkpoint_seconds=1e9)
+    kept = [path.name for path in (broken.work / "checkpoints").iterdir()]
+    assert kept == [f"step-{len(broken.records):08d}"]
+    resumed = fresh("broken")
+    resumed.go(checkpoint_seconds=1e9)
+    assert [record.step for record in resumed.records] == list(range(len(broken.records) + 1, 9))
+    assert same(resumed, whole)
+    assert steps(resumed) == steps(whole)
+
+
+def test_a_stop_before_the_first_step_is_over_leaves_nothing_and_one_while_the_result_is_saved_everything(make_run):
+    def stopped():
+        raise SystemExit
+
+    first, last = make_run("first"), make_run("last")
+    first.objective = Objective(first.objective, SystemExit, 1)
+    with pytest.raises(SystemExit):
+        first.go()
+    assert not (first.work / "checkpoints").exists()
+    with pytest.raises(SystemExit):
+        last.go(save=stopped, checkpoint_seconds=1e9)
+    assert [path.name for path in (last.work / "checkpoints").iterdir()] == ["step-00000008"]
+
+
+def test_with_dropout_the_random_state_decides_the_result(make_run):
+    """Without it the test above would prove nothing of the random state."""
+    one, other = make_run("one"), make_run("other", dropout=0.0)
+    one.go()
+    other.go()
+    assert not all(value.equal(other.weights()[name]) for name, value in one.weights().items())
+
+
+def test_the_checkpoints_stay_until_the_result_is_saved(make_run, killed):
+    def save():
+        raise killed
+
+    run, again = make_run(), make_run()
+    with pytest.raises(killed):
+        run.go(save=save)
+    found = []
+    again.go(save=lambda: found.append(again.weights()))
+    assert again.records == []
+    assert all(value.equal(found[0][name]) for name, value in run.weights().items())
+    assert not (again.work / "checkpoints").exists()
+
+
+def test_what_came_of_a_run_is_the_mean_of_its_closing_steps(make_run):
+    run = make_run()
+    trained = run.go()
+    last = {name: value for name, value in steps(run)[-1].items() if name != "step"}
+    assert trained.means == last  # a tenth of 8 steps is one
+    assert trained.steps == 8
+    assert trained.rows_per_second > 0
+
+
+def test_the_log_tells_where_a_run_goes_on_and_every_so_many_steps(make_run, killed, caplog):
+    caplog.set_level(logging.INFO, "dpo.train")
+    with pytest.raises(killed):
+        make_run().go(dies_after=4)
+    make_run().go()
+    lines = [record.getMessage() for record in caplog.records if record.name == "dpo.train"]
+    assert "going on from the checkpoint at step 3 of 8" in lines
+    assert [line.split(":")[0] for line in lines if line.startswith("step ")] == [
+        "step 2/8", "step 4/8", "step 4/8", "step 6/8", "step 8/8",
+    ]  # fmt: skip
+
+
+def test_a_number_that_is_none_stops_the_run_names_the_pairs_and_keeps_the_last_checkpoint(make_run):
+    run = make_run()
+    bad = run.plan.order(0)[4]
+    run.objective.ref[bad, 0] = float("nan")
+    with pytest.raises(NumericsError, match="the loss of step 2") as caught:
+        run.go()
+    assert f"id{bad}" in caught.value.where
+    assert [path.name for path in Checkpoints(run.work / "checkpoints", 2).folder.iterdir()] == ["step-00000001"]
