@@ -1,0 +1,58 @@
+"""A policy answers prompts as text: rendered, cut and generated exactly as its training pairs were tokenized."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engine.models.generation import GenerationSettings, generate
+from engine.preferences.templates import Template
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a policy said.
+
+    Attributes:
+        tokens: how many it took.
+        ended: False when it was cut off before it chose to stop.
+    """
+
+    text: str
+    tokens: int
+    ended: bool
+
+
+def answer(
+    model: "torch.nn.Module",
+    template: Template,
+    questions: Sequence[str],
+    *,
+    settings: GenerationSettings,
+    max_prompt_length: int,
+    seed: int,
+    batch_size: int,
+    device: "torch.device",
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Answer]:
+    """One answer a question, in order; neither the model's mode nor torch's random state is changed.
+
+    Raises:
+        ModelError: the model's context has no room for an answer.
+    """
+    prompts = template.prompt_ids([[{"role": "user", "content": question}] for question in questions])
+    generations = generate(
+        model,
+        [template.cut_prompt(ids, max_prompt_length) for ids in prompts],
+        settings=settings,
+        seed=seed,
+        batch_size=batch_size,
+        pad_id=template.tokenizer.pad_token_id,
+        eos_ids=template.stop_ids,
+        device=device,
+        progress=progress,
+    )
+    decode = template.tokenizer.decode
+    return [Answer(str(decode(said.ids, skip_special_tokens=True)), len(said.ids), said.ended) for said in generations]
