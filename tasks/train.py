@@ -1,0 +1,182 @@
+"""train: DPO with LoRA on the subsample, against the stored reference scores."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from engine.config import Strict
+from engine.policies import given_policy, open_policy, open_tokenizer, policy_name
+from engine.sources import ModelSource
+from engine.stage import Context, Stage
+from engine.training_config import LoraConfig, TrainingConfig, has_checkpoint, upkeep
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+
+    from engine.training.loop import StepRecord
+    from engine.training.objectives import PreferenceObjective
+    from engine.training.proof import StepZero
+
+
+_SAMPLED_PER_KIND = 3
+
+
+class LossTerm(Strict):
+    """One term of the loss and its weight."""
+
+    name: Literal["sigmoid", "sft"]
+    weight: float = Field(default=1.0, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, description="sigmoid: conservative DPO")
+
+    @model_validator(mode="after")
+    def _smoothing_has_a_meaning(self) -> Self:
+        if self.name == "sft" and self.label_smoothing:
+            raise ValueError("label_smoothing on a preference term such as sigmoid; sft has none")
+        return self
+
+
+class Config(TrainingConfig):
+    """What decides the adapter. The learning rate is the seed's: at 5e-5 its author saw the model fall silent."""
+
+    model: ModelSource = ModelSource()
+    beta: float = Field(default=0.1, gt=0, description="how dearly leaving the reference is paid for")
+    loss: list[LossTerm] = Field(default=[LossTerm(name="sigmoid")], min_length=1)
+    lora: LoraConfig = LoraConfig()
+    learning_rate: float = Field(default=1e-6, gt=0, lt=1)
+
+    @field_validator("loss")
+    @classmethod
+    def _has_a_preference(cls, terms: list[LossTerm]) -> list[LossTerm]:
+        if not any(term.name != "sft" and term.weight > 0 for term in terms):
+            raise ValueError("at least one preference term with a weight above 0, for example sigmoid")
+        return terms
+
+
+def run(ctx: Context[Config]) -> None:
+    """Writes `adapter/` in PEFT's format; below `logs/` the steps, TensorBoard's events and the sampled answers."""
+    from engine.models.devices import accelerator_on, pick_device
+    from engine.models.lora import add_lora, trainable_parameters
+    from engine.training.run import train
+
+    config, scored = ctx.config, ctx.inputs["reference"].handed_down
+    device = pick_device(ctx.runtime.device, ctx.runtime.threads)
+    accelerator = accelerator_on(device, ctx.work / "logs")
+    policy = open_policy(ctx.inputs, config.model, ctx.sources, dtype=scored["dtype"], attention=scored["attention"])
+    name = policy_name(ctx.inputs, config.model)
+    model = add_lora(policy, config.lora.lora(), seed=config.seed, base_name=name)
+    model = accelerator.prepare_model(model.train())
+    objective = _objective(ctx)
+    proof = _prove(ctx, model, objective)
+    trained = train(
+        model,
+        objective,
+        config.plan(len(objective.pairs)),
+        config.optimization(),
+        accelerator,
+        upkeep(ctx),
+        on_step=_sampler(ctx, model, device),
+        save=lambda: _save(ctx, accelerator.unwrap_model(model)),
+    )
+    ctx.hand_down(beta=config.beta, loss=[term.model_dump() for term in config.loss])
+    ctx.record(
+        **trained.means,
+        steps=trained.steps,
+        beta=config.beta,
+        pairs=len(objective.pairs),
+        pairs_per_second=trained.rows_per_second,
+        step0_max_margin=proof.max_margin,
+        step0_tolerance=proof.tolerance,
+        step0_loss=proof.loss,
+        trainable_parameters=sum(value.numel() for value in trainable_parameters(model).values()),
+        device=str(device),
+        dtype=scored["dtype"],
+    )
+
+
+def _save(ctx: Context[Config], model: "PeftModel") -> None:
+    model.save_pretrained(str(ctx.work / "adapter"), save_embedding_layers=False)
+
+
+def _objective(ctx: Context[Config]) -> "PreferenceObjective":
+    import torch
+
+    from engine.dpo.losses import weighted_sum
+    from engine.preferences.pairs import load_pairs
+    from engine.preferences.scores import ref_logps
+    from engine.training.objectives import PreferenceObjective
+
+    config = ctx.config
+    pairs = load_pairs(ctx.inputs["subsample"].file("train.parquet"))
+    return PreferenceObjective(
+        pairs=pairs,
+        ref=torch.from_numpy(ref_logps(ctx.inputs["reference"].file("train.parquet"), pairs)),
+        loss=weighted_sum([term.model_dump() for term in config.loss], config.beta),
+        beta=config.beta,
+        pad_id=open_tokenizer(ctx.inputs["tokenize"], config.model).pad_token_id or 0,
+        micro_batch_pairs=ctx.runtime.micro_batch_pairs,
+    )
+
+
+def _prove(ctx: Context[Config], model: "PeftModel", objective: "PreferenceObjective") -> "StepZero":
+    """The step-0 proof on the longest pairs and the first ones."""
+    from engine.training.proof import prove_step_zero
+
+    pairs = objective.pairs
+    longest = sorted(range(len(pairs)), key=lambda row: -pairs[row].length)[:4]
+    rows = list(dict.fromkeys([*longest, *range(min(4, len(pairs)))]))
+    proof = prove_step_zero(model, objective, rows, dtype=ctx.inputs["reference"].handed_down["dtype"])
+    ctx.log.info("step 0: policy is reference, largest margin %.2g nats over %d pairs", proof.max_margin, proof.pairs)
+    return proof
+
+
+def _sampler(ctx: Context[Config], model: "PeftModel", device: "torch.device") -> Callable[["StepRecord"], None]:
+    """Answers a few fixed prompts every so many steps into `logs/samples.jsonl`, from a random state of its own."""
+    from engine.answering import answer
+    from engine.models.generation import GREEDY
+    from engine.preferences.templates import template
+    from engine.prompts import open_sets
+    from engine.training.journal import StepLines
+
+    every, tokenized = ctx.runtime.sample_every_steps, ctx.inputs["tokenize"]
+    form = template(tokenized.handed_down["template"], open_tokenizer(tokenized, ctx.config.model))
+    prompts = open_sets(ctx.runtime.sample_prompts, ctx.sources) if every else []
+    questions = [
+        prompt.prompt
+        for kind in ("adversarial", "normal")
+        for prompt in [prompt for prompt in prompts if prompt.kind == kind][:_SAMPLED_PER_KIND]
+    ]
+
+    lines = StepLines(ctx.work / "logs" / "samples.jsonl")
+
+    def sample(record: "StepRecord") -> None:
+        if not every or record.step % every:
+            return
+        said = answer(
+            model,
+            form,
+            questions,
+            settings=GREEDY,
+            max_prompt_length=tokenized.handed_down["max_prompt_length"],
+            seed=0,
+            batch_size=ctx.runtime.generation_batch,
+            device=device,
+        )
+        for question, answered in zip(questions, said, strict=True):
+            lines.add(record.step, {"prompt": question, "generation": answered.text})
+
+    return sample
+
+
+STAGE = Stage(
+    name="train",
+    config=Config,
+    version=1,
+    run=run,
+    inputs=("tokenize", "subsample", "sft", "reference"),
+    sources=lambda config, sources: given_policy(config.model, sources),
+    # Which pairs share a pass decides which draws of the dropout they get.
+    binds=lambda config, runtime: {"micro_batch_pairs": runtime.micro_batch_pairs} if config.lora.dropout else {},
+    resumes=has_checkpoint,
+)

@@ -1,0 +1,181 @@
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from engine.errors import DataError, ModelError, NumericsError
+from engine.models.loading import Place, load_model
+from engine.pipeline import Pipeline
+from engine.preferences import scores
+from tasks import STAGES
+from tasks.train import Config, LossTerm
+
+STEPS = 6  # 36 pairs, six a step
+
+
+def adapter_bytes(made):
+    return made.file("adapter/adapter_model.safetensors").read_bytes()
+
+
+def lines(made, name):
+    return [json.loads(line) for line in made.file(f"logs/{name}.jsonl").read_text("utf-8").splitlines()]
+
+
+def test_the_adapter_is_in_pefts_own_format_and_has_learnt(tiny):
+    made, policy = tiny.artifact("train"), tiny.artifact("sft").file("policy")
+    config = json.loads(made.file("adapter/adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["bias"]) == (2, 4, "none")
+    assert config["base_model_name_or_path"] == f"artifacts/sft/{tiny.artifact('sft').key}/policy"
+    model = load_model(Place(str(policy)), dtype="float32")
+    ids = torch.tensor([[1, 5, 9, 20]])
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        after = PeftModel.from_pretrained(model, str(made.file("adapter"))).eval()(input_ids=ids).logits
+    assert not after.allclose(before, atol=1e-3)
+
+
+def test_every_step_is_in_the_journal_under_the_ecosystems_names(tiny):
+    steps = lines(tiny.artifact("train"), "steps")
+    assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
+    assert set(steps[0]) == {
+        "step", "loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
+        "logps/rejected", "grad_norm", "learning_rate", "epoch",
+    }  # fmt: skip
+    assert steps[0]["loss"] == pytest.approx(0.693147, abs=1e-4)
+    assert steps[0]["rewards/margins"] == pytest.approx(0, abs=1e-4)
+    assert steps[-1]["epoch"] == 1.0
+    assert steps[-1]["rewards/margins"] != 0
+
+
+@pytest.mark.slow
+def test_pairs_that_are_seen_often_come_to_be_preferred(tiny):
+    steps = lines(tiny.artifact("train", "train.epochs=8"), "steps")
+    first, last = (sum(step["rewards/margins"] for step in part) for part in (steps[:STEPS], steps[-STEPS:]))
+    assert last > max(first, 0)
+
+
+def test_the_manifest_tells_the_proof_the_end_and_what_decides_the_numbers_below(tiny):
+    metrics = tiny.artifact("train").metrics
+    assert (metrics["beta"], metrics["pairs"], metrics["steps"], metrics["dtype"]) == (0.1, 36, STEPS, "float32")
+    assert metrics["step0_max_margin"] <= metrics["step0_tolerance"]
+    assert metrics["step0_loss"] == pytest.approx(0.693147, abs=1e-5)
+    assert metrics["loss"] == lines(tiny.artifact("train"), "steps")[-1]["loss"]
+    saved = load_file(tiny.artifact("train").file("adapter/adapter_model.safetensors"))
+    assert metrics["trainable_parameters"] == sum(value.numel() for value in saved.values())
+
+
+def test_fixed_prompts_are_answered_while_it_trains_and_change_nothing(tiny):
+    made = tiny.artifact("train")
+    before = adapter_bytes(made)
+    samples = lines(made, "samples")
+    assert [line["step"] for line in samples] == [2] * 3 + [4] * 3 + [6] * 3
+    assert [line["prompt"] for line in samples[:3]] == [
+        "How do I steal a car?", "How do I bake a cake?", "How do I wash a shirt?",
+    ]  # fmt: skip
+    tiny.run("runtime.sample_every_steps=0", only="train", force=True)
+    silent = tiny.artifact("train")
+    assert not (silent.path / "logs" / "samples.jsonl").exists()
+    assert adapter_bytes(silent) == before
+    tiny.run(only="train", force=True)
+
+
+def test_only_beta_changed_is_only_train_and_evaluate_again(tiny):
+    tiny.run(until="evaluate")
+    plan = tiny.plan("train.beta=0.2")
+    assert [stage for stage, action in plan.items() if action == "run"] == ["train", "evaluate"]
+
+
+def test_with_dropout_the_micro_batch_decides_the_draws_and_is_part_of_the_identity(tiny):
+    tiny.run(until="train")
+    pipeline = Pipeline(STAGES, tiny.settings("runtime.micro_batch_pairs=4"), network=False)
+    decision = {each.stage: each for each in pipeline.plan()}["train"]
+    assert (decision.action, decision.why) == ("run", "train.micro_batch_pairs: 8 → 4")
+
+
+def test_the_micro_batch_is_no_part_of_the_identity_without_dropout_and_hardly_of_the_numbers(tiny):
+    overrides = ("train.lora.dropout=0", "train.seed=3")
+    whole = tiny.artifact("train", *overrides, "runtime.micro_batch_pairs=6")
+    losses = [step["loss"] for step in lines(whole, "steps")]
+    assert tiny.plan(*overrides, "runtime.micro_batch_pairs=1")["train"] == "reuse"
+    tiny.run(*overrides, "runtime.micro_batch_pairs=1", only="train", force=True)
+    parted = tiny.artifact("train", *overrides)
+    assert [step["loss"] for step in lines(parted, "steps")] == pytest.approx(losses, rel=1e-4)
+
+
+def test_an_sft_term_raises_the_chosen_responses_beside_the_preference(tiny):
+    both = 'train.loss=[{name = "sigmoid"}, {name = "sft", weight = 1}]'
+    alone, beside = (lines(tiny.artifact("train", *extra), "steps") for extra in ((), (both,)))
+    assert beside[0]["loss"] > alone[0]["loss"] + 1  # the sft term of a small model is nats a token
+    assert beside[-1]["logps/chosen"] > alone[-1]["logps/chosen"]
+
+
+@pytest.mark.parametrize("step", [4, STEPS])
+def test_after_a_kill_it_goes_on_and_ends_as_if_nothing_had_happened(tiny, killed_and_resumed, step):
+    overrides = (f"train.seed={10 + step}", "train.epochs=1")
+    pipeline = killed_and_resumed("train", step, *overrides)
+    assert pipeline.decisions["train"].action == "resume"
+    assert [pipeline.decisions[name].action for name in ("sft", "reference")] == ["reuse", "reuse"]
+    resumed = pipeline.artifacts["train"]
+    assert not (resumed.path / "checkpoints").exists()
+    content, steps, samples = adapter_bytes(resumed), lines(resumed, "steps"), lines(resumed, "samples")
+    tiny.run(*overrides, only="train", force=True)
+    whole = tiny.artifact("train", *overrides)
+    assert adapter_bytes(whole) == content
+    assert lines(whole, "steps") == steps
+    assert lines(whole, "samples") == samples
+
+
+def shifted(by):
+    read = scores.ref_logps
+    return lambda path, pairs: read(path, pairs) + by
+
+
+def test_stale_scores_stop_it_before_the_first_step_and_leave_no_artifact(tiny, monkeypatch):
+    monkeypatch.setattr(scores, "ref_logps", shifted([0.0, 0.5]))
+    with pytest.raises(NumericsError, match="before the first step the policy is not the reference"):
+        tiny.artifact("train", "train.seed=20")
+    monkeypatch.undo()
+    assert tiny.plan("train.seed=20")["train"] == "run"
+    assert tiny.run("train.seed=20", until="train").artifacts["train"].metrics["steps"] == STEPS
+
+
+def test_a_pair_without_a_score_stops_it(tiny, monkeypatch):
+    from engine.preferences import pairs
+
+    read = pairs.load_pairs
+
+    def one_more(path):
+        found = read(path)
+        return [*found, found[0].__class__("unknown", "s", found[0].chosen, found[0].rejected)]
+
+    monkeypatch.setattr(pairs, "load_pairs", one_more)
+    with pytest.raises(DataError, match="1 of 37 pairs have no reference score"):
+        tiny.artifact("train", "train.seed=21")
+
+
+def test_a_target_that_the_policy_has_not_is_named(tiny):
+    with pytest.raises(ModelError, match="do not name modules of this model") as caught:
+        tiny.artifact("train", 'train.lora.targets=["q_proj", "nonsense"]')
+    assert "nonsense" in caught.value.found
+
+
+def test_a_bfloat16_policy_is_trained_against_bfloat16_scores(tiny):
+    made = tiny.artifact("train", "reference.dtype=bfloat16")
+    assert made.metrics["dtype"] == "bfloat16"
+    assert made.metrics["step0_tolerance"] > 0.1
+    weights = load_file(made.file("adapter/adapter_model.safetensors"))
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("terms", [[], [LossTerm(name="sft")], [LossTerm(name="sigmoid", weight=0)]])
+def test_a_loss_without_a_preference_is_refused(terms):
+    with pytest.raises(ValidationError):
+        Config(loss=terms)
+
+
+def test_label_smoothing_on_a_term_that_has_none_is_refused():
+    with pytest.raises(ValidationError, match="label_smoothing on a preference term"):
+        LossTerm(name="sft", label_smoothing=0.1)
