@@ -1,0 +1,73 @@
+"""Markdown from values and from text that nobody vouches for."""
+
+import html
+import re
+from collections.abc import Sequence
+
+# Ends of lines and whatever could move a terminal's cursor or turn the reading direction.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_SPECIAL = re.compile(r"([\\`*_\[\]|~])")
+
+
+def plain(text: object, limit: int | None = None) -> str:
+    """`text` on one line without control characters, cut to `limit` characters; ends of lines show as ⏎."""
+    lines = " ⏎ ".join(str(text).strip().splitlines())
+    shown = _CONTROLS.sub("·", lines)
+    return shown if limit is None or len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def escape(text: object, limit: int | None = None) -> str:
+    """`text` so that markdown, a table's cell and HTML all show it and do nothing else."""
+    return _SPECIAL.sub(r"\\\1", html.escape(plain(text, limit), quote=False))
+
+
+def code(text: object) -> str:
+    """`text` as code, fit for a table's cell."""
+    return f"`{plain(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+
+
+def block(text: str) -> str:
+    """Lines of text as they are, as a block of code that nothing in them can end."""
+    lines = "\n".join(_CONTROLS.sub("·", line) for line in text.splitlines())
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", lines)), default=0))
+    return f"{fence}\n{lines}\n{fence}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A markdown table of cells that are markdown already; nothing when there are no rows."""
+    if not rows:
+        return ""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def number(value: object) -> str:
+    """A number for people: thousands grouped, four significant digits, small ones in powers of ten.
+
+    Several values are separated by commas, and what is no number is shown as it is.
+    """
+    if isinstance(value, list | tuple):
+        return ", ".join(map(number, value))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return plain(value, 200)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value != 0 and abs(value) < 1e-3:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:,.4g}"
+
+
+def share(value: object) -> str:
+    """A share between 0 and 1 as a percentage with one digit behind the point."""
+    return f"{100 * value:.1f}%" if isinstance(value, int | float) else plain(value)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people; – when they are not known."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

@@ -1,0 +1,53 @@
+import pytest
+
+from engine.reports import stage_report
+from engine.stage import Decision
+from engine.store import Artifact
+
+
+def test_a_page_begins_with_what_became_of_the_stage_and_ends_with_where_it_lies(seal):
+    artifact = seal("train", {"loss": 0.25, "rewards/accuracies": 0.975, "grad|norm": 1.5, "beta": 0.1})
+    page = stage_report(artifact, Decision("train", "run", "train.beta: 0.1 → 0.2", "key1", artifact.path, 75.0))
+    assert page.startswith("## train\n\nMade: train.beta: 0.1 → 0.2.\n")
+    assert "| pairs put right | 97.5% |" in page
+    assert page.index("pairs put right") < page.index("All it recorded")
+    assert "| `grad\\|norm` | 1.5 |" in page
+    assert f"| folder | `{artifact.path}` |" in page
+    assert "| took | 1 min 15 s |" in page
+    assert "| files | 1, 2,048 bytes |" in page
+
+
+def test_the_page_of_evaluate_has_both_policies_and_does_not_repeat_their_rates(seal, evaluated):
+    page = stage_report(seal("evaluate", evaluated), Decision("evaluate", "reuse", "nothing it depends on changed"))
+    assert "Reused: nothing" in page
+    assert "| harmful | refused | 2.0% | 100.0% |" in page
+    assert "start/adversarial" not in page
+    assert "| `eval_loss` | 0.2 |" in page
+
+
+def test_counts_by_reason_have_a_table_of_their_own(seal):
+    metrics = {"pairs": 10, "refused_by_reason": {"null_field": 2, "a|b": 1}, "empty": {}}
+    page = stage_report(seal("download", metrics), Decision("download", "run", "never made"))
+    assert "**refused\\_by\\_reason**" in page
+    assert "| null\\_field | 2 |" in page
+    assert "| a\\|b | 1 |" in page
+
+
+@pytest.mark.parametrize(("action", "said"), [("skip", "Skipped"), ("resume", "Made, from where")])
+def test_a_page_without_an_artifact_says_what_was_decided(action, said):
+    page = stage_report(None, Decision("sft", action, "a <b>policy</b> is given"))
+    assert page.startswith(f"## sft\n\n{said}")
+    assert "a &lt;b&gt;policy&lt;/b&gt; is given." in page
+
+
+def test_an_artifact_whose_manifest_is_broken_still_has_a_page(seal):
+    artifact = seal("train", {"loss": 1})
+    (artifact.path / "manifest.json").write_text("{")
+    page = stage_report(Artifact("train", "key1", artifact.path), Decision("train", "reuse", "same"))
+    assert "cannot be read" in page
+
+
+def test_a_stage_that_recorded_nothing_has_no_empty_tables(seal):
+    page = stage_report(seal("train", {}), Decision("train", "run", "never made"))
+    assert "All it recorded" not in page
+    assert "Where it is" in page
