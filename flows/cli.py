@@ -1,0 +1,226 @@
+"""The command `dpo`: the stages from a terminal, without a server. Parses and prints; the engine does the rest.
+
+Nothing heavy is imported until a stage runs, so that `dpo status` answers at once.
+"""
+
+import argparse
+import errno
+import json
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import NoReturn
+
+from engine.config import Settings, load
+from engine.errors import MissingInputError, PipelineError, StoreError
+from engine.pipeline import Pipeline, Selection
+from engine.reports.markdown import duration
+from engine.runs import REPORT, RunRecord, all_runs, latest
+from engine.stage import Decision
+from engine.toml_text import to_toml
+
+OK, FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143
+_QUIET = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+_FULL_OR_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command. Returns its exit code: 0, 1 for an error, 130 for Ctrl-C; wrong usage exits with 2."""
+    given = parser().parse_args(arguments)
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("dpo").setLevel(logging.INFO)
+    try:
+        return int(given.command(given))
+    except (PipelineError, MemoryError, OSError) as error:
+        return _explain(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's grammar."""
+    top = argparse.ArgumentParser(prog="dpo", description="From raw comparisons to a judged DPO adapter.")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(command=function)
+        command.add_argument("--profile", default="demo", help="a name in configs/ or a path (default: %(default)s)")
+        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key; repeatable")
+        return command
+
+    _add_selection(add("run", _run, "make what is not made yet"))
+    _add_selection(add("status", _status, "what would run, what is reused, and why; runs nothing"))
+    report = add("report", _report, "print the report of a run, the latest by default")
+    report.add_argument("run", nargs="?", default="", help="the run's id")
+    report.add_argument("--path", action="store_true", help="print where the report is instead")
+    add("config", _config, "print every key in force, as a profile")
+    path = add("path", _path, "print the folder of a stage's sealed artifact")
+    path.add_argument("stage", help="the stage")
+    _add_selection(path)
+    return top
+
+
+def _add_selection(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--only", metavar="STAGE", help="this stage alone; its inputs must be there")
+    command.add_argument("--from", dest="since", metavar="STAGE", help="this stage and those below it")
+    command.add_argument("--until", metavar="STAGE", help="this stage and those above it")
+    command.add_argument("--force", action="store_true", help="rebuild the selected stages even if they are there")
+    command.add_argument("--json", action="store_true", help="print one JSON array, an object per stage")
+
+
+def _settings(given: argparse.Namespace) -> Settings:
+    from tasks import SHARED, STAGES
+
+    return load(given.profile, given.set, STAGES, SHARED)
+
+
+def _selection(given: argparse.Namespace) -> Selection:
+    return Selection(given.only, given.since, given.until, given.force)
+
+
+def _plan(settings: Settings, selection: Selection) -> Pipeline:
+    from tasks import STAGES
+
+    pipeline = Pipeline(STAGES, settings, selection, network=False)
+    pipeline.plan()
+    return pipeline
+
+
+def _status(given: argparse.Namespace) -> int:
+    decisions = list(_plan(_settings(given), _selection(given)).decisions.values())
+    if given.json:
+        _print_json(decisions)
+    else:
+        for each in decisions:
+            print(f"{each.stage:<10} {each.action:<7} {each.key or '–':<17} {duration(each.seconds):>12}  {each.why}")
+    return OK
+
+
+def _run(given: argparse.Namespace) -> int:
+    from flows._terminal import Terminal, show_results
+    from tasks import STAGES
+
+    settings, selection = _settings(given), _selection(given)
+    selection.names([stage.name for stage in STAGES])  # a wrong name leaves no record
+    again = settings.command("run", *selection.arguments())
+    record = RunRecord.start(settings, selection, settings.runtime.artifacts)
+    try:
+        # What libraries print is no result, so it goes where the logs go.
+        with _recorded(record, again), redirect_stdout(sys.stderr), Terminal(record) as terminal:
+            pipeline = Pipeline(STAGES, settings, selection, terminal)
+            for stage in STAGES:
+                pipeline.run(stage)
+    finally:
+        if given.json:
+            _print_json(record.decisions)
+    if not given.json:
+        show_results(record, record.decisions)
+        if (record.folder / REPORT).is_file():  # else a warning said why not
+            print(f"report: {record.folder / REPORT}")
+    return OK
+
+
+@contextmanager
+def _recorded(record: RunRecord, again: str) -> Iterator[None]:
+    """Writes down how the run ended, however it ends; being terminated is an end like Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        record.finish("cancelled")
+        print(f"\nStopped. What is sealed and what was trained so far is kept; go on with: {again}", file=sys.stderr)
+        raise
+    except BaseException as error:
+        record.finish("failed", str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}")
+        raise
+    else:
+        record.finish("completed")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    raise SystemExit(TERMINATED)
+
+
+def _report(given: argparse.Namespace) -> int:
+    root = _settings(given).runtime.artifacts
+    record = RunRecord.load(_folder(root, given.run)) if given.run else latest(root)
+    if record is None:
+        raise StoreError("there is no run to report yet", where=str(root / "runs"), fix="dpo run")
+    if given.path:
+        print(record.folder / REPORT)
+        return OK
+    from engine.reports.run import run_report
+
+    print(run_report(record), end="")
+    return OK
+
+
+def _folder(root: Path, run: str) -> Path:
+    folders = {folder.name: folder for folder in all_runs(root)}
+    if run not in folders:
+        latest_few = ", ".join(list(folders)[:5]) or "there are none"
+        expected = f"an id; the latest: {latest_few}"
+        raise StoreError(f"there is no run `{run}`", expected=expected, where=str(root / "runs"))
+    return folders[run]
+
+
+def _config(given: argparse.Namespace) -> int:
+    tables = _settings(given).as_dict()
+    print(f"# profile {json.dumps(tables.pop('profile'), ensure_ascii=False)}, every key in force")
+    print(to_toml(tables), end="")
+    return OK
+
+
+def _path(given: argparse.Namespace) -> int:
+    settings, selection = _settings(given), Selection(given.only, given.since, given.until)
+    if given.stage not in settings.stages:
+        Selection(only=given.stage).names(list(settings.stages))
+    if selection == Selection():
+        selection = Selection(until=given.stage)
+    decision = _plan(settings, selection).decisions[given.stage]
+    if given.json:
+        _print_json([decision])
+    if decision.path is None:
+        raise MissingInputError(
+            f"there is no sealed artifact of {given.stage} under this configuration",
+            found=f"{decision.action}: {decision.why}",
+            fix=settings.command("run", "--until", given.stage) if decision.action != "skip" else "",
+        )
+    if not given.json:
+        print(decision.path)
+    return OK
+
+
+def _print_json(decisions: Sequence[Decision]) -> None:
+    print(json.dumps([decision.as_dict() for decision in decisions], indent=1, ensure_ascii=False))
+
+
+def _explain(error: Exception) -> int:
+    """Tells an error that is no bug on stderr, without the traceback unless DPO_TRACEBACK is set."""
+    if isinstance(error, BrokenPipeError):  # whoever read the output has stopped
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    if isinstance(error, OSError) and error.errno not in _FULL_OR_REFUSED:
+        raise error
+    if os.environ.get("DPO_TRACEBACK"):
+        traceback.print_exception(error)
+    text = str(error)
+    if isinstance(error, MemoryError):
+        text = "out of memory\n  fix: lower runtime.micro_batch_pairs, score_batch_pairs and generation_batch"
+    print(f"error: {text}", file=sys.stderr)
+    return FAILED

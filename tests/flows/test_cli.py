@@ -1,0 +1,296 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import engine.config
+import tasks
+from engine.errors import DataError
+from engine.sources import ModelSource
+from engine.stage import Listener
+from flows import cli
+
+ALL = ["download", "tokenize", "sft", "train", "evaluate"]
+
+
+@pytest.fixture
+def dpo(toy, monkeypatch, capsys):
+    """The command over the toy stages: returns (exit code, stdout, stderr)."""
+    monkeypatch.setattr(tasks, "STAGES", toy.stages)
+    monkeypatch.setattr(tasks, "SHARED", {"model": ModelSource})
+    for name in cli._QUIET:
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
+
+    def run(*words: str) -> tuple[int, str, str]:
+        toy.ran.clear()
+        profile = [] if words[0] == "--help" or "--profile" in words else ["--profile", "toy"]
+        code = cli.main([*words, *profile])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def error_of(dpo, *words: str) -> str:
+    code, out, err = dpo(*words)
+    assert (code, out) == (1, "")
+    assert "Traceback" not in err
+    return err
+
+
+class TestRun:
+    def test_makes_everything_and_ends_with_the_numbers_and_the_report(self, dpo, toy):
+        code, out, err = dpo("run")
+        assert (code, toy.ran) == (0, ALL)
+        assert "held-out pairs put right" in out
+        assert "98.0%" in out
+        report = Path(out.splitlines()[-1].removeprefix("report: "))
+        assert "Completed." in report.read_text()
+        assert "train      runs     never made" in err
+        assert "train      made     in " in err
+
+    def test_names_no_report_that_could_not_be_written(self, dpo, monkeypatch, caplog):
+        def refuse(record):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("engine.reports.run.run_report", refuse)
+        code, out, _ = dpo("run")
+        assert code == 0
+        assert "report:" not in out
+        assert any("the report of run" in line for line in caplog.messages)
+
+    def test_reuses_what_is_there(self, dpo, toy):
+        dpo("run")
+        code, out, err = dpo("run")
+        assert (code, toy.ran) == (0, [])
+        assert "evaluate   reused   nothing it depends on changed" in err
+        assert "98.0%" in out
+
+    def test_takes_overrides_and_selections(self, dpo, toy):
+        dpo("run")
+        dpo("run", "--set", "train.beta=0.2", "--set", "evaluate.labels.a=1", "--only", "train")
+        assert toy.ran == ["train"]
+        dpo("run", "--from", "sft", "--until", "train", "--force")
+        assert toy.ran == ["sft", "train"]
+
+    def test_prints_nothing_but_json_when_asked_whatever_the_stages_print(self, dpo, toy):
+        toy.hooks["train"] = lambda ctx: (print("noise"), ctx.log.info("a word"))
+        code, out, err = dpo("run", "--json")
+        stages = json.loads(out)
+        assert code == 0
+        assert [each["stage"] for each in stages] == ALL
+        assert set(stages[0]) == {"stage", "key", "action", "why", "path", "seconds"}
+        assert all(Path(each["path"]).is_dir() and each["seconds"] is not None for each in stages)
+        assert "noise" in err
+        assert "dpo.train: a word" in err
+
+    def test_that_fails_says_why_without_a_traceback_and_keeps_the_record(self, dpo, toy):
+        def fail(ctx):
+            raise DataError("the data is bad", fix="mend it")
+
+        toy.hooks["train"] = fail
+        code, out, err = dpo("run", "--json")
+        assert code == 1
+        assert [each["stage"] for each in json.loads(out)] == ["download", "tokenize", "sft"]
+        assert err.endswith("error: the data is bad\n  fix: mend it\n")
+        assert "Traceback" not in err
+        assert "the data is bad" in dpo("report")[1]
+
+    def test_shows_the_traceback_of_an_error_when_asked(self, dpo, toy, monkeypatch):
+        monkeypatch.setenv("DPO_TRACEBACK", "1")
+        code, _, err = dpo("run", "--set", "train.beta=0")
+        assert code == 1
+        assert "Traceback" in err
+        assert "error: `train.beta` cannot be 0" in err
+
+    def test_that_meets_a_bug_lets_it_through_and_keeps_the_record(self, dpo, toy):
+        def fail(ctx):
+            raise ZeroDivisionError("a bug")
+
+        toy.hooks["train"] = fail
+        with pytest.raises(ZeroDivisionError):
+            dpo("run")
+        assert "ZeroDivisionError: a bug" in dpo("report")[1]
+
+    def test_that_runs_out_of_memory_says_what_to_lower(self, dpo, toy):
+        def fail(ctx):
+            raise MemoryError
+
+        toy.hooks["train"] = fail
+        assert "micro_batch_pairs" in error_of(dpo, "run")
+
+    def test_that_is_interrupted_says_how_to_go_on_and_goes_on(self, dpo, toy):
+        def interrupt(ctx):
+            raise KeyboardInterrupt
+
+        toy.hooks["train"] = interrupt
+        code, _, err = dpo("run", "--set", "train.beta=0.2", "--until", "train")
+        assert code == 130
+        assert "go on with: dpo run --profile toy --until train --set train.beta=0.2\n" in err
+        assert "Cancelled." in dpo("report")[1]
+        toy.hooks.clear()
+        assert "train      resumes  an earlier attempt" in dpo("run", "--set", "train.beta=0.2", "--until", "train")[2]
+
+    def test_that_is_terminated_leaves_a_record_that_says_so(self, dpo, toy):
+        toy.hooks["train"] = lambda ctx: os.kill(os.getpid(), signal.SIGTERM)
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as stop:
+            dpo("run")
+        assert stop.value.code == 143
+        assert signal.getsignal(signal.SIGTERM) == before
+        assert "Cancelled." in dpo("report")[1]
+
+    def test_in_a_terminal_shows_bars_that_are_gone_at_the_end(self, dpo, toy, monkeypatch):
+        for name, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "120"}.items():
+            monkeypatch.setenv(name, value)
+
+        def progress(ctx):
+            ctx.progress(1, 0, loss=0.123)
+            ctx.listener._bars.refresh()  # without waiting for their clock, which the stage would outrun
+
+        toy.hooks["train"] = progress
+        code, _, err = dpo("run")
+        assert code == 0
+        assert "loss 0.123" in err
+        assert err.index("train") < err.index("evaluate")
+
+    def test_with_a_wrong_stage_leaves_no_record(self, dpo, toy):
+        assert "there is no stage `trian`; did you mean `train`?" in error_of(dpo, "run", "--only", "trian")
+        assert not (toy.root / "artifacts" / "runs").exists()
+
+    def test_with_a_missing_input_prints_the_command_that_makes_it(self, dpo):
+        assert "fix: dpo run --profile toy --until download" in error_of(dpo, "run", "--only", "tokenize")
+
+
+class TestStatus:
+    def test_says_for_every_stage_what_would_happen_and_why_and_runs_nothing(self, dpo, toy):
+        dpo("run")
+        code, out, _ = dpo("status", "--set", "train.beta=0.2")
+        assert (code, toy.ran) == (0, [])
+        lines = {line.split()[0]: line for line in out.splitlines()}
+        assert list(lines) == ALL
+        assert " reuse " in lines["sft"]
+        assert lines["train"].endswith("  train.beta: 0.1 → 0.2")
+        assert lines["evaluate"].endswith("  its input train will be made first")
+
+    def test_as_json_has_null_where_nothing_is_known(self, dpo):
+        stages = json.loads(dpo("status", "--json")[1])
+        assert [each["action"] for each in stages] == ["run"] * 5
+        assert (stages[0]["key"] is not None, stages[1]["key"], stages[1]["seconds"]) == (True, None, None)
+
+    def test_refuses_a_wrong_key_by_naming_the_right_one(self, dpo):
+        assert "did you mean `train.beta`?" in error_of(dpo, "status", "--set", "train.betta=1")
+        assert "did you mean `toy`?" in error_of(dpo, "status", "--profile", "tooy")
+
+
+class TestPath:
+    def test_is_the_folder_that_the_configuration_resolves_to(self, dpo):
+        dpo("run")
+        folder = Path(dpo("path", "train")[1].strip())
+        assert (folder / "out.txt").read_text() == "adapter 0.1"
+        dpo("run", "--set", "train.beta=0.2")
+        other = Path(dpo("path", "train", "--set", "train.beta=0.2", "--force")[1].strip())
+        assert (other / "out.txt").read_text() == "adapter 0.2"
+        assert [each["path"] for each in json.loads(dpo("path", "train", "--json")[1])] == [str(folder)]
+
+    def test_of_what_is_not_sealed_is_an_error_with_the_command_that_seals_it(self, dpo):
+        dpo("run", "--until", "sft")
+        err = error_of(dpo, "path", "train")
+        assert "there is no sealed artifact of train" in err
+        assert "fix: dpo run --profile toy --until train\n" in err
+        assert "a policy is given" in error_of(dpo, "path", "sft", "--set", "model.policy=a/b")
+
+    def test_of_a_stage_that_does_not_exist_names_the_nearest(self, dpo):
+        assert "did you mean `train`?" in error_of(dpo, "path", "trian")
+
+    def test_with_a_selection_keeps_to_it(self, dpo):
+        dpo("run")
+        assert dpo("path", "sft", "--only", "train")[1].strip().endswith(Path(dpo("path", "sft")[1].strip()).name)
+
+
+class TestReport:
+    def test_is_the_latest_by_default_or_the_one_that_is_named(self, dpo, toy):
+        dpo("run", "--until", "download")
+        dpo("run")
+        names = sorted(path.name for path in (toy.root / "artifacts" / "runs").iterdir())
+        assert dpo("report")[1].startswith(f"# Run {names[-1]}")
+        assert dpo("report", names[0])[1].startswith(f"# Run {names[0]}")
+        path = Path(dpo("report", "--path")[1].strip())
+        assert path.read_text() == dpo("report")[1]
+
+    def test_of_a_run_that_does_not_exist_names_the_latest_few(self, dpo):
+        assert "there is no run to report yet" in error_of(dpo, "report")
+        assert "there are none" in error_of(dpo, "report", "nope")
+        dpo("run")
+        assert "the latest: 2" in error_of(dpo, "report", "nope")
+
+
+class TestConfig:
+    def test_prints_a_profile_that_means_the_same(self, dpo, toy, tmp_path):
+        code, out, _ = dpo("config", "--set", "train.learning_rate=5e-7", "--set", "tokenize.template=值 x")
+        path = tmp_path / "again.toml"
+        path.write_text(out)
+        again = engine.config.load(str(path), [], toy.stages, {"model": ModelSource})
+        assert code == 0
+        assert again.stages["train"].learning_rate == 5e-7
+        assert tomllib.loads(out)["tokenize"]["template"] == "值 x"
+        assert tomllib.loads(out)["model"]["revision"] == "main"
+
+
+class TestCommand:
+    @pytest.mark.parametrize("words", [[], ["rnu"], ["run", "--beta", "3"], ["path"]])
+    def test_wrong_usage_exits_with_2(self, words, capsys):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(words)
+        assert stop.value.code == 2
+        assert "usage: dpo" in capsys.readouterr().err
+
+    def test_a_full_disk_is_told_in_words_and_another_error_of_the_system_is_a_bug(self, dpo, monkeypatch):
+        def fail(*words):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(cli, "_settings", fail)
+        assert "No space left on device" in error_of(dpo, "config")
+
+        def bug(*words):
+            raise OSError(9, "Bad file descriptor")
+
+        monkeypatch.setattr(cli, "_settings", bug)
+        with pytest.raises(OSError, match="Bad file"):
+            dpo("config")
+
+    def test_ctrl_c_anywhere_is_130(self, dpo, monkeypatch):
+        def interrupt(*words):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(cli, "_settings", interrupt)
+        assert dpo("config")[0] == 130
+
+    def test_a_reader_that_stops_reading_is_no_crash(self):
+        command = f"{sys.executable} -m flows.cli config --profile demo | head -c 1"
+        module = "from flows.cli import main; import sys; sys.exit(main(['config']))"
+        process = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", f'{sys.executable} -c "{module}" | head -c 1'],
+            capture_output=True,
+            text=True,
+            cwd=Path(cli.__file__).parent.parent,
+        )
+        assert "Traceback" not in process.stderr, command
+
+    def test_the_libraries_are_told_to_be_quiet_unless_the_user_said_otherwise(self, toy, monkeypatch):
+        monkeypatch.setattr(tasks, "STAGES", toy.stages)
+        monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+        cli.main(["config", "--profile", "toy"])
+        assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+        assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
+
+
+def test_the_terminal_is_a_listener_that_other_code_may_replace():
+    from flows._terminal import Terminal
+
+    assert issubclass(Terminal, Listener)
