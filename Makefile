@@ -1,0 +1,71 @@
+# Everything that is done with this project by hand. `make help` lists it.
+PYTHON ?= python3
+PORT   ?=
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+SERVER  = $(BIN)/python -m flows._server
+PYTEST  = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+FAST    = OMP_NUM_THREADS=1 $(PYTEST) -q -n auto --maxprocesses 4  # a process a core; threads would fight for them
+
+export DO_NOT_TRACK := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export HF_HUB_DISABLE_TELEMETRY := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check format versions stop deploy nightly-on nightly-off clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; echo "  PYTHON=python3.12 chooses the interpreter of a new .venv; PORT=4300 the port of a new server"
+
+setup: $(STAMP)  ## make .venv and install what constraints.txt pins
+	@:
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 or later is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1 || true)."; \
+	  echo "Name another one: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  echo "The virtual environment could not be made; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "installing into $(VENV) (the first time takes minutes)"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## run the embedded demo through Prefect, to its table
+	@$(SERVER) demo $(if $(PORT),--port $(PORT))
+
+test: $(STAMP)  ## the fast tests: offline, on the CPU
+	@$(FAST)
+
+test-slow: $(STAMP)  ## the other tests
+	@$(PYTEST) -q -m slow
+
+check: $(STAMP)  ## lint, types, import contracts, fast tests
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(FAST)
+
+versions: $(STAMP)  ## record the stages' code after deciding whether their versions rise
+	@DPO_RECORD_VERSIONS=1 $(PYTEST) -q tests/test_stage_versions.py
+
+format: $(STAMP)  ## lay the code out
+	@$(BIN)/ruff check --quiet --fix .; $(BIN)/ruff format .
+
+deploy: $(STAMP)  ## start what Prefect needs and deploy; schedules stay on or off
+	@$(SERVER) deploy $(if $(PORT),--port $(PORT))
+
+nightly-on: $(STAMP)  ## switch the nightly schedule on
+	@$(SERVER) nightly-on $(if $(PORT),--port $(PORT))
+
+nightly-off: $(STAMP)  ## switch it off
+	@$(SERVER) nightly-off $(if $(PORT),--port $(PORT))
+
+stop:  ## cancel the runs under way and stop the server and the worker that were started here
+	@test ! -x $(BIN)/python || $(SERVER) stop
+
+clean: stop  ## remove .venv, caches and the server's database; artifacts and data stay
+	rm -rf $(VENV) .prefect .hypothesis .mypy_cache .ruff_cache .pytest_cache *.egg-info

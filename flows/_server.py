@@ -1,0 +1,208 @@
+"""The Prefect server and worker of this clone: start, stop, deploy, switch the schedule, run the demo.
+
+`python -m flows._server demo|up|deploy|stop|nightly-on|nightly-off [--port N]`, which is what the Makefile calls.
+State lies in `.prefect/`: the server's database, logs, and one file per process that was started here.
+Where PREFECT_API_URL is set, that server is used and none is started.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from engine.errors import PipelineError
+from flows._processes import HOME, ROOT, Service
+
+POOL = "dpo"
+FLOW = "dpo-pipeline"
+PORT = 4200
+START_SECONDS = 180.0
+
+
+class ServerError(PipelineError):
+    """The server or the worker cannot be started or reached."""
+
+
+SERVER, WORKER = Service("server"), Service("worker")
+
+
+def main() -> int:
+    """The command line; 0 when all went well, 1 when not."""
+    actions: dict[str, Callable[[int], int | None]] = {
+        "up": up,
+        "deploy": deploy,
+        "demo": demo,
+        "stop": stop,
+        "nightly-on": partial(switch_nightly, True),
+        "nightly-off": partial(switch_nightly, False),
+    }
+    parser = argparse.ArgumentParser(prog="python -m flows._server", description="the Prefect server of this clone")
+    parser.add_argument("action", choices=actions)
+    parser.add_argument("--port", type=int, default=0, help=f"of a server to start ({PORT})")
+    arguments = parser.parse_args()
+    HOME.mkdir(exist_ok=True)
+    try:
+        return actions[arguments.action](arguments.port) or 0
+    except PipelineError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped watching; the server and its run go on (`make stop` ends them)", file=sys.stderr)
+        return 130
+
+
+def up(port: int = 0) -> None:
+    """Starts the server and the worker where they are not running, and waits until the server answers.
+
+    Raises:
+        ServerError: the port is taken by something else, or the server does not come up.
+    """
+    server = _choose_server(port)
+    with _alone():
+        if isinstance(server, int):
+            _start_server(server)
+        elif not _answers():
+            raise ServerError(f"no Prefect server answers at {server}", fix="unset PREFECT_API_URL to have one started")
+        if not WORKER.state():
+            _say("starting the worker")
+            WORKER.start(["worker", "start", "--pool", POOL, "--type", "process"])
+
+
+def deploy(port: int = 0) -> None:
+    """Starts what is needed and puts the deployments of prefect.yaml on the server; schedules stay as they are."""
+    up(port)
+    _say("deploying")
+    with _alone():
+        asyncio.run(_make_pool())
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise ServerError("`prefect deploy --all` failed", found=(done.stdout + done.stderr).strip()[-2000:])
+
+
+def demo(port: int = 0) -> int:
+    """Runs dpo-pipeline/default to its end, showing how far it is. Returns 1 when the run did not complete."""
+    deploy(port)
+    from flows._watch import run_deployment  # imports Prefect, which reads the server's address when it is imported
+
+    failed = run_deployment(f"{FLOW}/default")
+    if os.environ["PREFECT_API_URL"] != f"http://127.0.0.1:{PORT}/api":  # the one that prefect.toml names
+        _say(f"by hand PREFECT_API_URL={os.environ['PREFECT_API_URL']} prefect deployment run {FLOW}/default --watch")
+    return failed
+
+
+def stop(port: int = 0) -> None:
+    """Cancels the runs under way and ends what was started here, and only that."""
+    _choose_server(0)
+    if WORKER.state() and _answers():
+        from flows._watch import cancel_runs
+
+        with contextlib.suppress(OSError):
+            asyncio.run(cancel_runs(POOL))
+    for service in (WORKER, SERVER):
+        _say(f"{service.name}: {'stopped' if service.stop() else 'was not running'}")
+
+
+def switch_nightly(active: bool, port: int = 0) -> None:
+    """Switches the schedule of dpo-pipeline/nightly, which is deployed first."""
+    deploy(port)
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name(f"{FLOW}/nightly")
+        for schedule in client.read_deployment_schedules(deployment.id):
+            client.update_deployment_schedule(deployment.id, schedule.id, active=active)
+    _say("nightly is on, while server and worker are up (`make stop` ends both)" if active else "nightly is off")
+
+
+async def nightly_state() -> dict[str, bool]:
+    """Whether the nightly schedule is on now; a step of prefect.yaml, so that deploying again does not change it."""
+    from prefect import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    async with get_client() as client:
+        try:
+            deployment = await client.read_deployment_by_name(f"{FLOW}/nightly")
+        except ObjectNotFound:
+            return {"active": False}
+    return {"active": any(schedule.active for schedule in deployment.schedules)}
+
+
+def _choose_server(port: int) -> str | int:
+    """The address of the user's own server, or the port of this clone's; Prefect reads it when it is imported."""
+    os.environ["PREFECT_HOME"] = str(HOME)
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    if "PREFECT_API_URL" in os.environ:
+        return os.environ["PREFECT_API_URL"]
+    running = SERVER.state().get("port")
+    if port and running and port != running:
+        raise ServerError(f"the server of this clone runs on port {running}", fix=f"make stop, then PORT={port} again")
+    chosen = int(running or port or PORT)
+    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{chosen}/api"
+    return chosen
+
+
+def _start_server(port: int) -> None:
+    if not SERVER.state():
+        if _taken(port):
+            raise ServerError(
+                f"port {port} is taken by something that was not started here",
+                fix=f"make demo PORT={port + 100}; or, if it is a Prefect server that you want to use,\n"
+                f"       PREFECT_API_URL=http://127.0.0.1:{port}/api make demo",
+            )
+        _say(f"starting the Prefect server on port {port} (log: {os.path.relpath(SERVER.log)})")
+        SERVER.start(["server", "start", "--host", "127.0.0.1", "--port", str(port)], port=port)
+    began = time.monotonic()
+    while not _answers():
+        if not SERVER.state() or time.monotonic() - began > START_SECONDS:
+            raise ServerError("the Prefect server did not come up", found=SERVER.last_words(), where=str(SERVER.log))
+        time.sleep(0.3)
+
+
+def _answers() -> bool:
+    try:
+        with urllib.request.urlopen(f"{os.environ['PREFECT_API_URL']}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (OSError, ValueError):
+        return False
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+async def _make_pool() -> None:
+    from prefect import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+    from prefect.workers.process import ProcessWorker
+
+    async with get_client() as client:
+        template = ProcessWorker.get_default_base_job_template()
+        with contextlib.suppress(ObjectAlreadyExists):
+            await client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Two `make` at once start one server: the second waits for the first."""
+    with (HOME / "starting.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

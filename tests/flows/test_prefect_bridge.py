@@ -1,0 +1,245 @@
+import importlib.util
+import logging
+import signal
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect.exceptions import TerminationSignal
+from prefect.states import Failed
+
+import flows
+from engine.config import load
+from engine.errors import DataError, NumericsError, PipelineError, TransientError
+from engine.pipeline import Selection
+from engine.runs import latest
+from engine.stage import Decision
+from flows import _prefect
+from flows._prefect import (
+    Board,
+    PlainErrors,
+    changes,
+    is_transient,
+    plan_table,
+    progress_text,
+    publish,
+    run_name,
+    started,
+)
+
+
+class Record:
+    """Stands in for a RunRecord."""
+
+    def __init__(self) -> None:
+        self.added: list[tuple[Decision, Any]] = []
+
+    def add(self, decision: Decision, artifact: Any) -> None:
+        self.added.append((decision, artifact))
+
+
+class Shown:
+    """Stands in for Prefect's artifacts: what was published, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, float, str]] = []
+        self.down = False
+
+    def create(self, progress: float, key: str, description: str) -> Any:
+        self._note(key, progress, description)
+        return uuid4()
+
+    def update(self, artifact_id: Any, progress: float, description: str) -> None:
+        self._note("update", progress, description)
+
+    def _note(self, what: str, progress: float, description: str) -> None:
+        self.calls.append((what, progress, description))
+        if self.down:
+            raise ConnectionError("no server")
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
+    shown = Shown()
+    monkeypatch.setattr(_prefect, "create_progress_artifact", shown.create)
+    monkeypatch.setattr(_prefect, "update_progress_artifact", shown.update)
+    return shown
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(_prefect, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+@pytest.mark.parametrize(
+    ("error", "transient"),
+    [
+        (TransientError("the Hub did not answer"), True),
+        (PipelineError("no"), False),
+        (DataError("an empty file"), False),
+        (NumericsError("NaN"), False),
+        (ValueError("a bug"), False),
+        (ConnectionError("not told apart by a stage"), False),
+    ],
+)
+def test_only_transient_trouble_is_retried(error: Exception, transient: bool) -> None:
+    assert is_transient(None, None, Failed(data=error)) is transient  # type: ignore[arg-type]
+
+
+def test_parameters_become_overrides_that_toml_can_read_and_win_over_the_given_ones() -> None:
+    assert changes(["train.beta=1", "x.y=z"], beta=1e-05, seed=None, pairs=25) == [
+        "train.beta=1", "x.y=z", "train.beta=1e-05", "subsample.pairs=25",
+    ]  # fmt: skip
+    assert changes([], beta=None, seed=0, pairs=None) == ["train.seed=0"]
+
+
+def test_a_run_is_named_by_its_profile_and_what_differs_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {"profile": "demo", "beta": None, "force": False}
+    monkeypatch.setattr(_prefect, "flow_run", SimpleNamespace(parameters=given))
+    assert run_name() == "demo"
+    given |= {"beta": 0.2, "from_stage": "train", "force": True}
+    assert run_name() == "demo, beta 0.2, from train, forced"
+
+
+def test_progress_says_where_it_is_the_numbers_and_the_time_left() -> None:
+    text = progress_text(120, 450, {"loss": 0.61234, "rewards/margins": 1.5}, 80.4)
+    assert text == "120 of 450 · loss 0.6123 · rewards/margins 1.5 · 1 min 20 s left"
+    assert progress_text(450, 450, {}, 0.0) == "450 of 450"
+    assert progress_text(1, 3, {}, None) == "1 of 3"
+
+
+def test_progress_is_shown_every_two_seconds_and_at_the_end(shown: Shown, clock: SimpleNamespace) -> None:
+    board = Board(Record())  # type: ignore[arg-type]
+    for done in range(1, 8):
+        board.progressed("train", done, 8, {})
+        clock.now += 0.9
+    board.progressed("train", 8, 8, {})
+    assert [(what, progress) for what, progress, _ in shown.calls] == [
+        ("dpo-train-progress", 50.0),
+        ("update", 87.5),
+        ("update", 100.0),
+    ]
+    assert shown.calls[1][2] == "7 of 8 · 0.9 s left"
+
+
+def test_a_stage_that_is_over_at_once_shows_no_progress(shown: Shown, clock: SimpleNamespace) -> None:
+    board = Board(Record())  # type: ignore[arg-type]
+    for stage in ("tokenize", "subsample"):
+        board.progressed(stage, 1, 2, {})
+        clock.now += 1.5
+        board.progressed(stage, 2, 2, {})
+    assert shown.calls == []
+
+
+def test_work_of_unknown_length_shows_no_percentage(shown: Shown, clock: SimpleNamespace) -> None:
+    board = Board(Record())  # type: ignore[arg-type]
+    for done in (500, 1000):
+        board.progressed("download", done, 0, {})
+        clock.now += 10
+    assert shown.calls == []
+
+
+def test_a_lost_server_slows_no_stage_down(
+    shown: Shown, clock: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    board = Board(Record())  # type: ignore[arg-type]
+    shown.down = True
+    for seconds in (0, 3, 30):
+        clock.now += seconds
+        board.progressed("train", 1 + seconds, 100, {})
+    assert len(shown.calls) == 1, "it was tried again too soon"
+    shown.down = False
+    clock.now += 31
+    board.progressed("train", 50, 100, {})
+    assert [what for what, *_ in shown.calls] == ["dpo-train-progress"] * 2
+    assert "could not publish the progress of train: ConnectionError: no server" in caplog.text
+
+
+def test_a_finished_stage_is_recorded_before_it_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    record, order = Record(), []
+    monkeypatch.setattr(_prefect, "publish", lambda key, write: order.append((key, len(record.added))))
+    Board(record).finished(Decision("sft", "skip", "a policy is given"), None)  # type: ignore[arg-type]
+    assert order == [("dpo-sft", 1)]
+
+
+def test_a_report_that_cannot_be_written_or_published_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> str:
+        raise KeyError("a number that the stage did not record")
+
+    publish("dpo-train", broken)
+    assert "could not publish the report dpo-train: KeyError" in caplog.text
+
+
+def test_a_long_report_is_cut_below_what_the_ui_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    published: list[str] = []
+    monkeypatch.setattr(_prefect, "create_markdown_artifact", lambda markdown, key: published.append(markdown))
+    publish("dpo-run", lambda: "拒" * 50_000)
+    assert 80_000 < len(published[0].encode()) < 100_000
+    assert set(published[0]) == {"拒"}
+
+
+def test_our_errors_are_logged_once_and_without_a_traceback() -> None:
+    error = DataError("the file is empty", where="pairs.jsonl")
+    first, second, bug = (
+        logging.LogRecord("prefect.flow_runs", 40, "", 1, "Encountered %r", (each,), (type(each), each, None))
+        for each in (error, error, ValueError("a bug"))
+    )
+    plain = PlainErrors()
+    assert [bool(plain.filter(each)) for each in (first, second, bug)] == [True, False, True]
+    assert first.getMessage() == "DataError: the file is empty\n  where: pairs.jsonl"
+    assert first.exc_info is None
+    assert bug.exc_info is not None
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (None, "completed"),
+        (DataError("an empty file"), "failed"),
+        (ValueError("a bug"), "failed"),
+        (TerminationSignal(signal.SIGTERM), "cancelled"),
+    ],
+)
+def test_a_run_is_recorded_as_it_ended_and_its_report_published(
+    error: BaseException | None, state: str, story: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published: list[str] = []
+    monkeypatch.setattr(_prefect, "get_run_logger", lambda: logging.getLogger("elsewhere"))
+    monkeypatch.setattr(_prefect, "_tag", lambda settings: None)
+    monkeypatch.setattr(_prefect, "publish", lambda key, write: published.append(key))
+    settings = load(story.profile, [], story.stages(), {})
+    with pytest.raises(type(error)) if error else nullcontext(), started(story.stages(), settings, Selection()):
+        if error:
+            raise error
+    record = latest(settings.runtime.artifacts)
+    assert record is not None
+    assert record.state == state
+    assert published == ["dpo-run"]
+    assert logging.getLogger("dpo").propagate
+
+
+def test_both_loggers_of_prefect_have_the_filter() -> None:
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        assert [type(each) for each in logging.getLogger(name).filters].count(PlainErrors) == 1
+
+
+def test_nothing_in_a_plan_breaks_its_table() -> None:
+    decisions = [
+        Decision("train", "run", "loss: a|b →\nc"),
+        Decision("evaluate", "reuse", "nothing changed", "k", Path("artifacts/evaluate/k"), 3.0),
+    ]
+    lines = plan_table(decisions).splitlines()
+    assert len(lines) == 4
+    assert r"a\|b" in lines[2]
+    assert "`artifacts/evaluate/k`" in lines[3]
+
+
+def test_no_file_of_the_flows_bears_the_name_of_an_installed_package() -> None:
+    folder = Path(flows.__file__).parent  # Prefect puts it first on the path
+    stems = [path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
+    assert [stem for stem in stems if importlib.util.find_spec(stem)] == []
