@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SERVER  = $(BIN)/python -m flows._server
 PYTEST  = HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
-FAST    = OMP_NUM_THREADS=1 $(PYTEST) -q -n auto --maxprocesses 4  # a process a core; threads would fight for them
+FAST    = OMP_NUM_THREADS=1 $(PYTEST) -q -n auto --maxprocesses 4 --dist loadfile  # a process a core; threads would fight for them
 
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false

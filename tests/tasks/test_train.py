@@ -145,6 +145,7 @@ def test_stale_scores_stop_it_before_the_first_step_and_leave_no_artifact(tiny, 
 def test_a_pair_without_a_score_stops_it(tiny, monkeypatch):
     from engine.preferences import pairs
 
+    tiny.run(until="reference")  # the stages above read pairs as well
     read = pairs.load_pairs
 
     def one_more(path):
