@@ -1,4 +1,4 @@
-"""Log-probabilities of responses under a model: per token in float32, sums in float64, in nats."""
+"""Log-probabilities of tokens straight from a model's logits, in nats: the definition, as plain as it can be."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
@@ -21,9 +21,3 @@ def token_logps(logits: Tensor, input_ids: Tensor, label_mask: Tensor) -> Tensor
     scored = label_mask[:, 1:]
     chosen = -F.cross_entropy(logits[:, :-1][scored].float(), input_ids[:, 1:][scored], reduction="none")
     return torch.zeros(scored.shape, dtype=torch.float32, device=logits.device).masked_scatter(scored, chosen)
-
-
-def sum_logps(token_logps: Tensor) -> Tensor:
-    """(R, T − 1) → (R,): the response's log-probability, accumulated in float64 (float32 where a device has none)."""
-    wide = torch.float32 if token_logps.device.type == "mps" else torch.float64
-    return token_logps.sum(-1, dtype=wide)

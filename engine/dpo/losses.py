@@ -1,14 +1,17 @@
 """Preference losses. Each is a small frozen class that holds its own hyperparameters.
 
-A loss is a function of the pairs of one optimizer step. It is called once a micro-batch and told the counts of the
-whole step, and returns that micro-batch's contribution: the contributions of a step add up to its loss, whatever the
-micro-batches were. To add a loss: a class here and a line in `LOSSES`.
+A loss is a function of the logps of all pairs of one optimizer step. Training needs its value and its derivative with
+respect to them: `derivative`. Most losses are sums over pairs. Such a loss is called once a micro-batch, is told the
+counts of the whole step, and returns that micro-batch's contribution: the contributions of a step add up to its loss,
+whatever the micro-batches were. A loss that couples pairs (a sort, a mean of something over the step) says so, and is
+called once with all of them. To add a loss: a class here and a line in `LOSSES`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor
 
@@ -59,9 +62,40 @@ class Loss(Protocol):
         """Whether the term depends on the pairs' margins alone, so that its value at margin zero is known."""
         ...
 
+    @property
+    def coupled(self) -> bool:
+        """Whether what a pair contributes depends on other pairs, so that it must see the whole step at once."""
+        ...
+
     def __call__(self, logps: PairLogps, step: StepCounts) -> Tensor:
         """The contribution of these pairs to the step's loss: a scalar."""
         ...
+
+
+@dataclass(frozen=True)
+class Derivative:
+    """A loss at some pairs, and its derivative with respect to their policy logps, (B,) each."""
+
+    loss: float
+    chosen: Tensor
+    rejected: Tensor
+
+    def surrogate(self, logps: PairLogps) -> Tensor:
+        """A scalar with the loss's gradient for whatever the logps were computed from. Its value means nothing."""
+        return (self.chosen * logps.policy_chosen + self.rejected * logps.policy_rejected).sum()
+
+    def at(self, pairs: Sequence[int]) -> "Derivative":
+        """Some of the pairs; the loss stays that of all."""
+        return Derivative(self.loss, self.chosen[list(pairs)], self.rejected[list(pairs)])
+
+
+def derivative(loss: "Loss | WeightedSum", logps: PairLogps, step: StepCounts) -> Derivative:
+    """Differentiates a loss at pairs, without reaching through to what their logps were computed from."""
+    chosen, rejected = (side.detach().requires_grad_() for side in (logps.policy_chosen, logps.policy_rejected))
+    with torch.enable_grad():
+        value = loss(PairLogps(chosen, rejected, logps.ref_chosen, logps.ref_rejected), step)
+    slopes = torch.autograd.grad(value, (chosen, rejected), materialize_grads=True)
+    return Derivative(float(value.detach()), *slopes)
 
 
 @dataclass(frozen=True)
@@ -74,6 +108,7 @@ class Sigmoid:
     beta: float
     label_smoothing: float = 0.0
     preference: bool = True
+    coupled: bool = False
 
     def __call__(self, logps: PairLogps, step: StepCounts) -> Tensor:
         """See `Loss`."""
@@ -88,6 +123,7 @@ class Sft:
     """Negative mean log-probability over the chosen scored tokens of the optimizer step (Pang et al. 2024, eq. 1)."""
 
     preference: bool = False
+    coupled: bool = False
 
     def __call__(self, logps: PairLogps, step: StepCounts) -> Tensor:
         """See `Loss`."""
@@ -99,6 +135,11 @@ class WeightedSum:
     """Several losses, each times its weight."""
 
     terms: Sequence[tuple[float, Loss]]
+
+    @property
+    def coupled(self) -> bool:
+        """See `Loss`."""
+        return any(loss.coupled for _, loss in self.terms)
 
     def __call__(self, logps: PairLogps, step: StepCounts) -> Tensor:
         """See `Loss`."""

@@ -47,6 +47,16 @@ class TrainingState:
 
 
 @dataclass(frozen=True)
+class Moving:
+    """What a step changes: the trainable parameters by name, and what decides how they move."""
+
+    parameters: Mapping[str, torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    schedule: Any
+    scaler: torch.amp.GradScaler
+
+
+@dataclass(frozen=True)
 class _Saved:
     """A checkpoint as read."""
 
@@ -54,6 +64,7 @@ class _Saved:
     weights: Mapping[str, Tensor]
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
+    scaler: dict[str, Any]
 
 
 class Checkpoints:
@@ -63,9 +74,7 @@ class Checkpoints:
         self.folder = folder
         self._keep = keep
 
-    def save(
-        self, state: TrainingState, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, schedule: Any
-    ) -> Path:
+    def save(self, state: TrainingState, moving: Moving) -> Path:
         """Writes one checkpoint and removes the oldest beyond those kept.
 
         Raises:
@@ -76,7 +85,7 @@ class Checkpoints:
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            _write(temporary, state, parameters, optimizer, schedule)
+            _write(temporary, state, moving)
             shutil.rmtree(target, ignore_errors=True)
             temporary.rename(target)
             sync(self.folder)
@@ -91,9 +100,7 @@ class Checkpoints:
             shutil.rmtree(old, ignore_errors=True)
         return target
 
-    def restore(
-        self, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, schedule: Any
-    ) -> TrainingState | None:
+    def restore(self, moving: Moving) -> TrainingState | None:
         """Puts the newest whole checkpoint back into the given objects and RNG streams; None when there is none.
 
         Raises:
@@ -105,8 +112,8 @@ class Checkpoints:
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 _log.warning("the checkpoint %s cannot be read and is passed over: %s", folder, error)
                 continue
-            _check_fit(saved.weights, parameters, folder)
-            _put_back(saved, parameters, optimizer, schedule)
+            _check_fit(saved.weights, moving.parameters, folder)
+            _put_back(saved, moving)
             return saved.state
         return None
 
@@ -118,18 +125,17 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*"))
 
 
-def _write(
-    folder: Path,
-    state: TrainingState,
-    parameters: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    schedule: Any,
-) -> None:
-    save_file({name: value.detach().contiguous() for name, value in parameters.items()}, folder / "weights.safetensors")
-    moments, groups = _flatten(optimizer.state_dict())
+def _write(folder: Path, state: TrainingState, moving: Moving) -> None:
+    weights = {name: value.detach().contiguous() for name, value in moving.parameters.items()}
+    save_file(weights, folder / "weights.safetensors")
+    moments, groups = _flatten(moving.optimizer.state_dict())
     save_file(moments | dict(state.rng), folder / "state.safetensors")
-    position = {"step": state.step, "untold": dict(state.untold)}
-    content = {"state": position, "groups": groups, "schedule": _plain(schedule.state_dict())}
+    content = {
+        "state": {"step": state.step, "untold": dict(state.untold)},
+        "groups": groups,
+        "schedule": _plain(moving.schedule.state_dict()),
+        "scaler": moving.scaler.state_dict(),
+    }
     (folder / "state.json").write_text(json.dumps(content), "utf-8")
     for path in (*folder.iterdir(), folder):
         sync(path)
@@ -144,6 +150,7 @@ def _read(folder: Path) -> _Saved:
         load_file(folder / "weights.safetensors"),
         _unflatten(tensors, content["groups"]),
         content["schedule"],
+        content["scaler"],
     )
 
 
@@ -164,12 +171,13 @@ def _shape(shape: torch.Size | None) -> str:
     return "no such weight" if shape is None else f"shape {tuple(shape)}"
 
 
-def _put_back(saved: _Saved, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, schedule: Any) -> None:
+def _put_back(saved: _Saved, moving: Moving) -> None:
     with torch.no_grad():
-        for name, value in parameters.items():
+        for name, value in moving.parameters.items():
             value.copy_(saved.weights[name])
-    optimizer.load_state_dict(saved.optimizer)
-    schedule.load_state_dict(saved.schedule)
+    moving.optimizer.load_state_dict(saved.optimizer)
+    moving.schedule.load_state_dict(saved.schedule)
+    moving.scaler.load_state_dict(saved.scaler)
     _restore_rng(saved.state.rng)
 
 

@@ -3,11 +3,11 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -16,10 +16,14 @@ from transformers import get_scheduler
 
 from engine.errors import NumericsError, StoreError
 from engine.models.lora import trainable_parameters
+from engine.models.memory import shortage_told
 from engine.preferences.batching import BatchPlan
-from engine.training.checkpoint import Checkpoints, TrainingState
+from engine.training.checkpoint import Checkpoints, Moving, TrainingState
 
 _log = logging.getLogger("dpo")
+
+_LOWER = "lower runtime.micro_batch_tokens and run again: it goes on from the last checkpoint"
+_SMALLEST_SCALE = 1.0  # of a float16 loss; below it the gradient itself is too large, not its scale
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,23 @@ class StepRecord:
     numbers: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Contribution:
+    """What one micro-batch brings to an optimizer step.
+
+    Attributes:
+        rows: the rows to name when the loss is not finite.
+        loss: its share of the step's loss.
+        surrogate: a scalar whose gradient is the gradient of that share.
+        metrics: its shares of the step's other numbers.
+    """
+
+    rows: Sequence[int]
+    loss: float
+    surrogate: Tensor
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
 class Objective(Protocol):
     """What is minimised."""
 
@@ -62,10 +83,8 @@ class Objective(Protocol):
         """Splits the rows of one step into parts that fit."""
         ...
 
-    def __call__(
-        self, model: torch.nn.Module, rows: Sequence[int], step_rows: Sequence[int]
-    ) -> tuple[Tensor, dict[str, float]]:
-        """The contribution of `rows` to the loss of the step that holds `step_rows`, and to its metrics."""
+    def contributions(self, model: torch.nn.Module, rows: Sequence[int]) -> Iterator[Contribution]:
+        """The micro-batches of the step that holds `rows`, one after the other: the next is computed when asked for."""
         ...
 
     def describe(self, rows: Sequence[int]) -> str:
@@ -109,12 +128,12 @@ class Trainer:
 
         Raises:
             NumericsError: the loss or a gradient is NaN or infinite; names the step and its rows.
+            MemoryShortageError: memory ran out; names the step and its rows.
             StoreError: a checkpoint cannot be written, or is of another model.
         """
-        parameters = trainable_parameters(self.model)
-        optimizer, schedule = self._optimizer(list(parameters.values()))
-        state = self.checkpoints.restore(parameters, optimizer, schedule) or TrainingState()
-        save = partial(self.checkpoints.save, parameters=parameters, optimizer=optimizer, schedule=schedule)
+        moving = self._moving(trainable_parameters(self.model))
+        state = self.checkpoints.restore(moving) or TrainingState()
+        save = partial(self.checkpoints.save, moving=moving)
         on_start(state.step)
         saved_at = time.monotonic()
         self._at = state
@@ -123,7 +142,7 @@ class Trainer:
             if state.untold:
                 self._tell(state)
             for rows in self.plan.steps_from(state.step):
-                state = self._tell(self._step(state.step, rows, optimizer, schedule))
+                state = self._tell(self._step(state.step, rows, moving))
                 if time.monotonic() - saved_at >= self.checkpoint_seconds:
                     save(state)
                     saved_at = time.monotonic()
@@ -149,34 +168,47 @@ class Trainer:
         self._at = state = TrainingState(state.step)
         return state
 
-    def _optimizer(self, parameters: list[torch.nn.Parameter]) -> tuple[torch.optim.Optimizer, Any]:
+    def _moving(self, parameters: Mapping[str, torch.nn.Parameter]) -> Moving:
         how = self.how
-        optimizer = torch.optim.AdamW(parameters, lr=how.learning_rate, betas=how.betas, weight_decay=how.weight_decay)
+        optimizer = torch.optim.AdamW(
+            parameters.values(), lr=how.learning_rate, betas=how.betas, weight_decay=how.weight_decay, fused=True
+        )
         warmup = math.ceil(how.warmup_share * self.plan.steps)
-        return optimizer, get_scheduler(how.schedule, optimizer, warmup, self.plan.steps)
+        schedule = get_scheduler(how.schedule, optimizer, warmup, self.plan.steps)
+        half = any(value.dtype == torch.float16 for value in self.model.parameters())
+        return Moving(parameters, optimizer, schedule, torch.amp.GradScaler(self.accelerator.device.type, enabled=half))
 
-    def _step(self, done: int, rows: list[int], optimizer: torch.optim.Optimizer, schedule: Any) -> TrainingState:
-        numbers: dict[str, float] = {"loss": 0.0}
-        for part in self.objective.micro_batches(rows):
-            loss, metrics = self.objective(self.model, part, rows)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise self._not_finite("the loss", value, done, part)
-            self.accelerator.backward(loss)
-            for name, share in ({"loss": value} | metrics).items():
-                numbers[name] = numbers.get(name, 0.0) + share
-        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norm = float(self.accelerator.clip_grad_norm_(trained, self.how.max_grad_norm))
-        if not math.isfinite(norm):
-            raise self._not_finite("the gradient", norm, done, rows)
-        rate = schedule.get_last_lr()[0]
+    def _step(self, done: int, rows: list[int], moving: Moving) -> TrainingState:
+        numbers, norm = self._gradients(done, rows, moving)
+        while not math.isfinite(norm):
+            if moving.scaler.get_scale() <= _SMALLEST_SCALE:
+                raise self._not_finite("the gradient", norm, done, rows)
+            # The gradient left float16's range: the same rows again, scaled by less.
+            moving.scaler.update(moving.scaler.get_scale() / 2)
+            moving.optimizer.zero_grad()
+            numbers, norm = self._gradients(done, rows, moving)
+        rate = moving.schedule.get_last_lr()[0]
         numbers |= {"grad_norm": norm, "learning_rate": rate, "epoch": (done + 1) / self.plan.steps_per_epoch}
         self._at = None
-        optimizer.step()
-        schedule.step()
+        moving.scaler.step(moving.optimizer)
+        moving.scaler.update()
+        moving.schedule.step()
         self._at = state = TrainingState(done + 1, numbers)
-        optimizer.zero_grad()
+        moving.optimizer.zero_grad()
         return state
+
+    def _gradients(self, done: int, rows: list[int], moving: Moving) -> tuple[dict[str, float], float]:
+        """The step's numbers and the norm of its gradient, which is clipped."""
+        numbers: dict[str, float] = {"loss": 0.0}
+        with shortage_told(f"step {done + 1}, {self.objective.describe(rows)}", _LOWER):
+            for part in self.objective.contributions(self.model, rows):
+                if not math.isfinite(part.loss):
+                    raise self._not_finite("the loss", part.loss, done, part.rows)
+                self.accelerator.backward(moving.scaler.scale(part.surrogate))
+                for name, share in {"loss": part.loss, **part.metrics}.items():
+                    numbers[name] = numbers.get(name, 0.0) + share
+        moving.scaler.unscale_(moving.optimizer)
+        return numbers, float(self.accelerator.clip_grad_norm_(moving.parameters.values(), self.how.max_grad_norm))
 
     def _not_finite(self, what: str, value: float, step: int, rows: Sequence[int]) -> NumericsError:
         return NumericsError(

@@ -1,18 +1,18 @@
 """The two things this project minimises: the SFT loss over responses, and preference losses over pairs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from engine.dpo.logps import sum_logps, token_logps
-from engine.dpo.losses import PairLogps, StepCounts, WeightedSum
+from engine.dpo.losses import PairLogps, StepCounts, WeightedSum, derivative
 from engine.dpo.rewards import summed_metrics
-from engine.models.padding import pad_rows
+from engine.models.forward import row_logps
+from engine.models.passes import Passes
 from engine.models.scoring import policy_logps
-from engine.preferences.batching import by_length
 from engine.preferences.pairs import TokenPair, TokenRow
+from engine.training.loop import Contribution
 
 
 @dataclass
@@ -20,27 +20,23 @@ class SftObjective:
     """Mean negative log-probability over the scored tokens of the step."""
 
     examples: Sequence[TokenRow]
-    pad_id: int
-    micro_batch: int
-    device: torch.device
+    passes: Passes
 
     def micro_batches(self, rows: Sequence[int]) -> list[list[int]]:
         """See `Objective`."""
-        lengths = {row: len(self.examples[row]) for row in rows}
-        return by_length(lengths, rows, self.micro_batch)
+        return self.passes.split({row: (self.examples[row],) for row in rows})
 
-    def __call__(
-        self, model: torch.nn.Module, rows: Sequence[int], step_rows: Sequence[int]
-    ) -> tuple[Tensor, dict[str, float]]:
+    def contributions(self, model: torch.nn.Module, rows: Sequence[int]) -> Iterator[Contribution]:
         """See `Objective`."""
-        padded = pad_rows([self.examples[row] for row in rows], self.pad_id, self.device)
-        logits = model(input_ids=padded.input_ids, use_cache=False).logits
-        logps = sum_logps(token_logps(logits, padded.input_ids, padded.label_mask))
-        return -logps.sum() / sum(self.examples[row].scored_tokens for row in step_rows), {}
+        tokens = sum(self.examples[row].scored_tokens for row in rows)
+        for part in self.micro_batches(rows):
+            groups = [(self.examples[row],) for row in part]
+            loss = -row_logps(model, groups, self.passes.forward, self.passes.pad_id).sums().sum() / tokens
+            yield Contribution(part, float(loss.detach()), loss)
 
     def describe(self, rows: Sequence[int]) -> str:
         """See `Objective`."""
-        return "sft examples " + ", ".join(str(row) for row in rows)
+        return f"sft example{'s' * (len(rows) > 1)} " + ", ".join(str(row) for row in rows)
 
 
 @dataclass
@@ -55,27 +51,56 @@ class PreferenceObjective:
     ref: Tensor
     loss: WeightedSum
     beta: float
-    pad_id: int
-    micro_batch_pairs: int
+    passes: Passes
 
     def micro_batches(self, rows: Sequence[int]) -> list[list[int]]:
         """See `Objective`."""
-        lengths = {row: self.pairs[row].length for row in rows}
-        return by_length(lengths, rows, self.micro_batch_pairs)
+        return self.passes.split({row: self.pairs[row].rows for row in rows})
 
     def logps(self, model: torch.nn.Module, rows: Sequence[int]) -> PairLogps:
         """Logps of these rows under the policy, with gradient, beside their reference logps."""
-        return policy_logps(model, [self.pairs[row] for row in rows], self.ref[list(rows)], self.pad_id)
+        return policy_logps(model, [self.pairs[row] for row in rows], self.ref[list(rows)], self.passes)
 
-    def __call__(
-        self, model: torch.nn.Module, rows: Sequence[int], step_rows: Sequence[int]
-    ) -> tuple[Tensor, dict[str, float]]:
-        """See `Objective`; the metrics are those of `summed_metrics`, as means over the step's pairs."""
-        logps = self.logps(model, rows)
-        step = StepCounts(len(step_rows), sum(self.pairs[row].chosen.scored_tokens for row in step_rows))
-        metrics = {name: value / step.pairs for name, value in summed_metrics(logps, self.beta).items()}
-        return self.loss(logps, step), metrics
+    def all_logps(self, model: torch.nn.Module, rows: Sequence[int]) -> PairLogps:
+        """The same without gradient, in the micro-batches of training but in the order of `rows`."""
+        parts = self.micro_batches(rows)
+        with torch.no_grad():
+            found = [self.logps(model, part) for part in parts]
+        place = {row: at for at, row in enumerate(row for part in parts for row in part)}
+        order = [place[row] for row in rows]
+        return PairLogps(
+            *(torch.cat([getattr(part, each.name) for part in found])[order] for each in fields(PairLogps))
+        )
+
+    def counts(self, rows: Sequence[int]) -> StepCounts:
+        """What a step of these rows holds."""
+        return StepCounts(len(rows), sum(self.pairs[row].chosen.scored_tokens for row in rows))
+
+    def contributions(self, model: torch.nn.Module, rows: Sequence[int]) -> Iterator[Contribution]:
+        """See `Objective`; the metrics are those of `summed_metrics`, as means over the step's pairs.
+
+        A loss that couples pairs is differentiated at the logps of the whole step, which takes a pass of its own where
+        the step is more than one micro-batch. It sees the same draws of a dropout as the pass with gradient.
+        """
+        parts, step = self.micro_batches(rows), self.counts(rows)
+        whole, blamed = None, None
+        if self.loss.coupled and len(parts) > 1:
+            with torch.random.fork_rng():
+                logps = self.all_logps(model, rows)
+            whole, blamed = derivative(self.loss, logps, step), _broken(rows, logps) or rows
+        place = {row: at for at, row in enumerate(rows)}
+        for number, part in enumerate(parts):
+            logps = self.logps(model, part)
+            slope = whole.at([place[row] for row in part]) if whole else derivative(self.loss, logps, step)
+            metrics = {name: value / step.pairs for name, value in summed_metrics(logps, self.beta).items()}
+            loss = slope.loss if whole is None or number == 0 else 0.0
+            yield Contribution(blamed or _broken(part, logps) or part, loss, slope.surrogate(logps), metrics)
 
     def describe(self, rows: Sequence[int]) -> str:
         """See `Objective`."""
-        return "pairs " + ", ".join(self.pairs[row].pair_id for row in rows)
+        return f"pair{'s' * (len(rows) > 1)} " + ", ".join(self.pairs[row].pair_id for row in rows)
+
+
+def _broken(rows: Sequence[int], logps: PairLogps) -> list[int]:
+    """The rows whose margin is NaN or infinite."""
+    return [row for row, sound in zip(rows, logps.logratio_margin.isfinite().tolist(), strict=True) if not sound]

@@ -6,20 +6,20 @@ would chase the difference. The proof runs in the product, on real pairs, in the
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
 
-from engine.dpo.losses import PairLogps, StepCounts
+from engine.dpo.losses import PairLogps
 from engine.errors import NumericsError
 from engine.preferences.pairs import TokenPair
 from engine.training.objectives import PreferenceObjective
 
-# Nats per √(scored tokens) by which two bfloat16 scorings of a pair in different batches may differ. Measured on random
-# Llamas (docs/log.md): at most 0.006 where predictions are like a trained model's, 0.056 where they are wild. Another
-# model's scores differ by a share of every token, which outgrows the square root within a sentence.
-_BFLOAT16_NATS = 0.1
+# Nats per √(scored tokens) by which two half-precision scorings of a pair in different batches may differ. Measured in
+# bfloat16 on random Llamas (docs/log.md): at most 0.006 where predictions are like a trained model's, 0.056 where they
+# are wild. Another model's scores differ by a share of every token, which outgrows the square root within a sentence.
+_HALF_NATS = 0.1
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ def prove_step_zero(model: PeftModel, objective: PreferenceObjective, rows: Sequ
 
     Args:
         rows: which of the objective's pairs to try.
-        dtype: the policy's, "float32" or "bfloat16".
+        dtype: the policy's, "float32", "bfloat16" or "float16".
 
     Raises:
         NumericsError: one of them is not zero within tolerance; says which of the usual causes fits.
     """
-    rows = [row for part in objective.micro_batches(rows) for row in part]
+    rows = list(rows)
     pairs = [objective.pairs[row] for row in rows]
-    logps = _logps(model, objective, rows)
+    logps = objective.all_logps(model, rows)
     gaps = _gaps(logps)
     allowed = [tolerance(pair, scores, dtype) for pair, scores in zip(pairs, objective.ref[rows].tolist(), strict=True)]
     off = [place for place in range(len(rows)) if not gaps[place] <= allowed[place]]  # also when it is NaN
@@ -68,7 +68,7 @@ def prove_step_zero(model: PeftModel, objective: PreferenceObjective, rows: Sequ
             where=f"pair {pairs[worst].pair_id}",
             fix=_cause(model, objective, rows[worst], allowed[worst], every=len(off) == len(rows)),
         )
-    counts = StepCounts(len(pairs), sum(pair.chosen.scored_tokens for pair in pairs))
+    counts = objective.counts(rows)
     preference = objective.loss.preference_part()
     zero = PairLogps(logps.ref_chosen, logps.ref_rejected, logps.ref_chosen, logps.ref_rejected)
     return StepZero(
@@ -81,16 +81,10 @@ def prove_step_zero(model: PeftModel, objective: PreferenceObjective, rows: Sequ
 
 
 def tolerance(pair: TokenPair, scores: Sequence[float], dtype: str) -> float:
-    """Nats by which two scorings of a pair may differ: rounding of float32, or of bfloat16 over its scored tokens."""
+    """Nats by which two scorings of a pair may differ: rounding in float32, or in half precision over scored tokens."""
     if dtype == "float32":
         return 1e-4 + 1e-7 * sum(map(abs, scores))
-    return _BFLOAT16_NATS * math.sqrt(pair.chosen.scored_tokens + pair.rejected.scored_tokens)
-
-
-@torch.no_grad()
-def _logps(model: PeftModel, objective: PreferenceObjective, rows: Sequence[int]) -> PairLogps:
-    parts = [objective.logps(model, part) for part in objective.micro_batches(rows)]
-    return PairLogps(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(PairLogps)))
+    return _HALF_NATS * math.sqrt(pair.chosen.scored_tokens + pair.rejected.scored_tokens)
 
 
 def _gaps(logps: PairLogps) -> list[float]:
@@ -100,9 +94,9 @@ def _gaps(logps: PairLogps) -> list[float]:
 
 
 def _cause(model: PeftModel, objective: PreferenceObjective, row: int, allowed: float, *, every: bool) -> str:
-    alone = _gaps(_logps(model, objective, [row]))[0]
+    alone = _gaps(objective.all_logps(model, [row]))[0]
     with model.disable_adapter():
-        bare = _gaps(_logps(model, objective, [row]))[0]
+        bare = _gaps(objective.all_logps(model, [row]))[0]
     again = "score again with `dpo run --only reference --force`"
     if not bare <= allowed and every:
         return (
@@ -113,4 +107,4 @@ def _cause(model: PeftModel, objective: PreferenceObjective, row: int, allowed: 
         return f"the stored scores of this pair are stale: {again}"
     if not alone <= allowed:
         return "the adapter changes the policy before it is trained: it must start at zero; report this"
-    return "the pair scores rightly alone and wrongly in a batch: this model cannot take right-padded rows; report this"
+    return 'the pair scores rightly alone and wrongly in a batch: set runtime.layout = "padded", and report this'

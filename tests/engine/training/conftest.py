@@ -12,7 +12,9 @@ from accelerate import Accelerator
 from peft import PeftModel
 
 from engine.dpo.losses import Sft, Sigmoid, WeightedSum
+from engine.models.forward import Forward
 from engine.models.lora import Lora, add_lora, trainable_parameters
+from engine.models.passes import Passes
 from engine.models.scoring import score_pairs
 from engine.preferences.batching import BatchPlan
 from engine.preferences.pairs import TokenPair
@@ -76,14 +78,15 @@ def make_objective(make_llama, make_pairs) -> Callable[..., tuple[PeftModel, Pre
     """A policy under a fresh adapter, and the objective over pairs that the policy scored."""
 
     def make(
-        count: int = 10, dropout: float = 0.0, pairs: Sequence[TokenPair] = (), micro: int = 3, **config: Any
+        count: int = 10, dropout: float = 0.0, pairs: Sequence[TokenPair] = (), budget: int = 45, **config: Any
     ) -> tuple[PeftModel, PreferenceObjective]:
         policy, pairs = make_llama(**config), pairs or make_pairs(count)
-        scores = score_pairs(policy, pairs, batch_pairs=4, pad_id=0)
+        passes = Passes(Forward("packed", "fused"), budget, pad_id=0)
+        scores = score_pairs(policy, pairs, passes)
         ref = torch.tensor([[score.chosen_logps, score.rejected_logps] for score in scores], dtype=torch.float64)
         model = add_lora(policy, Lora(4, 8.0, dropout, "all-linear"), seed=0, base_name="policy")
         loss = WeightedSum([(1.0, Sigmoid(0.1)), (1.0, Sft())])
-        return model.train(), PreferenceObjective(pairs, ref, loss, 0.1, 0, micro)
+        return model.train(), PreferenceObjective(pairs, ref, loss, 0.1, passes)
 
     return make
 

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from engine.errors import NumericsError
 from engine.preferences.batching import BatchPlan
 from engine.training.checkpoint import Checkpoints
-from engine.training.loop import Optimization, StepRecord, Trainer
+from engine.training.loop import Contribution, Optimization, StepRecord, Trainer
 
 PLAN = BatchPlan(rows=10, batch_size=4, epochs=2, seed=0)  # 6 steps
 TARGETS = torch.linspace(-1, 1, 10, dtype=torch.float64)
@@ -23,10 +23,14 @@ class Squares:
     def micro_batches(self, rows):
         return [rows[:3], rows[3:]] if len(rows) > 3 else [rows]
 
-    def __call__(self, model, rows, step_rows):
-        self.shown.append(list(rows))
-        distance = model.weight.double() - self.targets[list(rows)]
-        return (distance**2).sum() / len(step_rows), {"seen": len(rows) / len(step_rows)}
+    def contributions(self, model, rows):
+        for part in self.micro_batches(rows):
+            self.shown.append(list(part))
+            loss = self.loss(model.weight, self.targets[part], len(rows))
+            yield Contribution(part, float(loss.detach()), loss, {"seen": len(part) / len(rows)})
+
+    def loss(self, weight, targets, count):
+        return ((weight.double() - targets) ** 2).sum() / count
 
     def describe(self, rows):
         return f"rows {list(rows)}"
@@ -117,16 +121,102 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(tmp_path, val
     assert caught.value.found in ("nan", "inf")
 
 
-def test_a_gradient_that_is_no_number_stops_the_run_before_the_weights_take_it(tmp_path):
-    class Rooted(Squares):
-        def __call__(self, model, rows, step_rows):
-            return (model.weight - 3.0).abs().sqrt().sum(), {}  # a loss of 0 with an infinite slope
+class Rooted(Squares):
+    """A loss of 0 with an infinite slope."""
 
+    def loss(self, weight, targets, count):
+        return (weight - 3.0).abs().sqrt().sum()
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_before_the_weights_take_it(tmp_path):
     model = One()
     with pytest.raises(NumericsError, match="the gradient of step 1 is not finite") as caught:
         trained(tmp_path, model=model, objective=Rooted())
     assert caught.value.where == f"rows {PLAN.order(0)[:4]}"
     assert float(model.weight.detach()) == 3.0
+
+
+class Half(One):
+    """The same under a frozen weight in float16, whose loss is therefore scaled."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen = torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float16), requires_grad=False)
+
+
+class HalfSquares(Squares):
+    """Its gradient passes through float16: of a loss times 65,536 it is infinite."""
+
+    def loss(self, weight, targets, count):
+        return super().loss(weight.half(), targets, count)
+
+
+def scaled(monkeypatch, scale):
+    """Lets losses in float16 begin with another scale than 65,536."""
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda *given, **named: scaler(*given, init_scale=scale, **named))
+
+
+def test_a_gradient_that_overflows_float16_is_computed_again_of_the_same_rows_with_half_the_scale(
+    tmp_path, monkeypatch
+):
+    found, objective = [], HalfSquares()
+    model = trained(tmp_path / "overflows", Half(), objective, on_step=found.append)
+    first = objective.shown[0], objective.shown[1]
+    again = next(at for at in range(0, 20, 2) if objective.shown[at + 2] != first[0])
+    assert again > 0
+    assert objective.shown[: again + 2] == list(first) * (again // 2 + 1)
+    assert [row for part in objective.shown[again:] for row in part] == PLAN.order(0) + PLAN.order(1)
+
+    scaled(monkeypatch, 65536 / 2 ** (again // 2))  # a run that begins where this one came to
+    told: list[StepRecord] = []
+    smooth = trained(tmp_path / "smooth", Half(), HalfSquares(), on_step=told.append)
+    assert smooth.weight.equal(model.weight)
+    assert told == found
+
+
+def test_a_run_that_goes_on_keeps_the_scale_it_came_to(tmp_path):
+    class Stop(Exception):  # noqa: N818 — stands for a kill
+        pass
+
+    def stop(record):
+        if record.step == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        trained(tmp_path, Half(), HalfSquares(), on_step=stop, checkpoint_seconds=0.0)
+    objective = HalfSquares()
+    model = trained(tmp_path, Half(), objective, checkpoint_seconds=0.0)
+    assert [row for part in objective.shown for row in part] == [row for rows in PLAN.steps_from(2) for row in rows]
+    assert model.weight.equal(trained(tmp_path / "other", Half(), HalfSquares()).weight)
+
+
+def test_the_scale_of_the_loss_is_not_in_the_weights(tmp_path):
+    half, full = trained(tmp_path / "half", Half(), HalfSquares()), trained(tmp_path / "full")
+    assert float(half.weight.detach()) == pytest.approx(float(full.weight.detach()), abs=2e-3)
+
+
+def test_a_gradient_that_stays_infinite_under_the_smallest_scale_stops_the_run_and_names_the_rows(tmp_path):
+    model, objective = Half(), Rooted()
+    with pytest.raises(NumericsError, match="the gradient of step 1 is not finite") as caught:
+        trained(tmp_path, model=model, objective=objective)
+    assert caught.value.where == f"rows {PLAN.order(0)[:4]}"
+    assert len(objective.shown) == 2 * 17  # 65,536 down to 1
+    assert float(model.weight.detach()) == 3.0
+
+
+def test_a_norm_that_is_infinite_of_finite_gradients_ends_as_well(tmp_path):
+    class Steep(Squares):
+        def loss(self, weight, targets, count):
+            return (weight * 1e30).sum()
+
+    class Two(Half):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.tensor([3.0, 3.0]))
+
+    with pytest.raises(NumericsError, match="the gradient of step 1 is not finite"):
+        trained(tmp_path, model=Two(), objective=Steep())
 
 
 def test_checkpoints_are_written_when_their_time_has_come(tmp_path):
@@ -155,9 +245,9 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch(tmp_path):
 @pytest.mark.parametrize("moving", ["optimizer", "schedule"])
 def test_a_stop_while_the_weights_move_keeps_only_what_was_kept_before(tmp_path, monkeypatch, moving):
     class Moving(Trainer):
-        def _optimizer(self, parameters):
-            optimizer, schedule = super()._optimizer(parameters)
-            part, steps = {"optimizer": optimizer, "schedule": schedule}[moving], iter(range(4))
+        def _moving(self, parameters):
+            made = super()._moving(parameters)
+            part, steps = getattr(made, moving), iter(range(4))
             move = part.step
 
             def step():
@@ -166,7 +256,7 @@ def test_a_stop_while_the_weights_move_keeps_only_what_was_kept_before(tmp_path,
                     raise KeyboardInterrupt
 
             monkeypatch.setattr(part, "step", step)
-            return optimizer, schedule
+            return made
 
     checkpoints = Checkpoints(tmp_path, keep=5)
     how, listen = Optimization(learning_rate=0.1), lambda record: None

@@ -1,22 +1,29 @@
 import math
-from itertools import pairwise
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.dpo.losses import PairLogps, Sigmoid, WeightedSum
+from engine.models.forward import PLAIN, Forward
 from engine.models.lora import trainable_parameters
+from engine.models.passes import Passes
 from engine.training.objectives import SftObjective
 
-CPU = torch.device("cpu")
 COUNT = 6
+ALL = list(range(COUNT))
+WAYS = [PLAIN, *(Forward(layout, "fused") for layout in ("packed", "shared", "padded"))]
 
 
 @pytest.fixture(scope="module")
 def preference(make_objective):
     """A policy that has left its reference, and its objective."""
-    model, objective = make_objective(COUNT)
+    return moved(*make_objective(COUNT))
+
+
+def moved(model, objective):
     torch.manual_seed(1)
     with torch.no_grad():
         for value in trainable_parameters(model).values():
@@ -26,41 +33,164 @@ def preference(make_objective):
 
 @pytest.fixture(scope="module")
 def sft(make_llama, make_pairs):
-    return make_llama(), SftObjective([pair.chosen for pair in make_pairs(COUNT)], 0, 4, CPU)
+    return make_llama(), SftObjective([pair.chosen for pair in make_pairs(COUNT)], Passes(PLAIN, 1000, 0))
 
 
-def step(model, objective, parts):
-    """Loss, metrics and gradient of one optimizer step over `parts`."""
-    rows = [row for part in parts for row in part]
+def step(model, objective, rows=ALL):
+    """Loss, metrics and gradient of one optimizer step."""
     loss, metrics = 0.0, {}
     model.zero_grad()
-    for part in parts:
-        contribution, numbers = objective(model, part, rows)
-        contribution.backward()
-        loss += float(contribution.detach())
-        metrics = {name: metrics.get(name, 0.0) + value for name, value in numbers.items()}
+    for part in objective.contributions(model, rows):
+        part.surrogate.backward()
+        loss += part.loss
+        metrics = {name: metrics.get(name, 0.0) + value for name, value in part.metrics.items()}
     return loss, metrics, torch.cat([value.grad.flatten() for value in trainable_parameters(model).values()])
 
 
-def split(order, cuts):
-    places = [0, *sorted(cuts), len(order)]
-    return [order[begin:end] for begin, end in pairwise(places)]
+def apart(found, expected):
+    """How far two gradients are apart, relative to the second."""
+    return float((found - expected).norm() / expected.norm())
+
+
+def sent(objective, way, budget):
+    return replace(objective, passes=Passes(way, budget, 0))
+
+
+def hold(model, objective, examples=20):
+    """Holds the step under any budget, layout and order against the whole step as one plain batch."""
+    whole = sent(objective, PLAIN, 10_000)
+    assert len(whole.micro_batches(ALL)) == 1
+    loss, metrics, gradient = step(model, whole)
+
+    @settings(max_examples=examples, deadline=None)
+    @given(order=st.permutations(ALL), budget=st.integers(1, 150), way=st.sampled_from(WAYS))
+    def agrees(order, budget, way):
+        parted_loss, parted_metrics, parted_gradient = step(model, sent(objective, way, budget), order)
+        assert parted_loss == pytest.approx(loss, rel=1e-5)
+        assert parted_metrics == pytest.approx(metrics, rel=1e-4, abs=1e-5)
+        assert apart(parted_gradient, gradient) < 1e-5
+
+    agrees()
 
 
 @pytest.mark.parametrize("which", ["preference", "sft"])
-def test_any_split_into_micro_batches_gives_the_steps_loss_metrics_and_gradient(request, which):
-    model, objective = request.getfixturevalue(which)
-    loss, metrics, gradient = step(model, objective, [list(range(COUNT))])
+def test_any_budget_layout_and_order_give_the_steps_loss_metrics_and_gradient(request, which):
+    hold(*request.getfixturevalue(which))
 
-    @settings(max_examples=10, deadline=None)
-    @given(order=st.permutations(range(COUNT)), cuts=st.sets(st.integers(1, COUNT - 1)))
-    def agrees(order, cuts):
-        parted_loss, parted_metrics, parted_gradient = step(model, objective, split(order, cuts))
-        assert parted_loss == pytest.approx(loss, rel=1e-5)
-        assert parted_metrics == pytest.approx(metrics, rel=1e-4, abs=1e-5)
-        assert float((parted_gradient - gradient).norm() / gradient.norm()) < 1e-4
 
-    agrees()
+@dataclass(frozen=True)
+class Ranked:
+    """Sigmoid losses in which every margin counts by its rank among all margins of the step, the lowest most."""
+
+    preference: bool = True
+    coupled: bool = True
+
+    def __call__(self, logps, step):
+        margins = logps.logratio_margin.sort().values
+        weights = torch.arange(len(margins), 0, -1, dtype=margins.dtype) / len(margins)
+        return -torch.nn.functional.logsigmoid(weights * margins).sum() / step.pairs
+
+
+def test_a_loss_that_sorts_the_steps_margins_has_the_same_gradient_for_any_budget_layout_and_order(preference):
+    model, objective = preference
+    hold(model, replace(objective, loss=WeightedSum([(1.0, Ranked()), (0.5, Sigmoid(0.1))])))
+
+
+def test_the_gradient_of_a_loss_that_sorts_is_that_of_autograd_through_the_whole_step(preference):
+    model, objective = preference
+    objective = replace(objective, loss=WeightedSum([(1.0, Ranked())]))
+    _, _, gradient = step(model, sent(objective, WAYS[1], 40))
+    model.zero_grad()
+    objective.loss(sent(objective, PLAIN, 10_000).logps(model, ALL), objective.counts(ALL)).backward()
+    expected = torch.cat([value.grad.flatten() for value in trainable_parameters(model).values()])
+    assert apart(gradient, expected) < 1e-5
+
+
+def test_a_loss_that_sorts_and_says_it_does_not_is_wrong_so_the_tests_above_tell(preference):
+    model, objective = preference
+    liar = replace(objective, loss=WeightedSum([(1.0, Ranked(coupled=False))]))
+    _, _, gradient = step(model, sent(liar, PLAIN, 10_000))
+    assert apart(step(model, sent(liar, PLAIN, 40))[2], gradient) > 0.01
+
+
+@pytest.fixture
+def counted(preference, monkeypatch):
+    """The objective's model, and the calls of it."""
+    model, objective = preference
+    calls, forward = [], model.get_base_model().model.forward
+    monkeypatch.setattr(
+        model.get_base_model().model,
+        "forward",
+        lambda *given, **named: calls.append(torch.is_grad_enabled()) or forward(*given, **named),
+    )
+    return model, objective, calls
+
+
+@pytest.mark.parametrize("coupled, passes", [(False, "g g g"), (True, "n n n g g g")])
+def test_a_loss_that_couples_pairs_takes_a_pass_without_gradient_first_and_others_stream(counted, coupled, passes):
+    model, objective, calls = counted
+    objective = sent(replace(objective, loss=WeightedSum([(1.0, Ranked(coupled=coupled))])), WAYS[1], 1)
+    step(model, objective, [0, 1, 2])
+    assert " ".join("g" if grad else "n" for grad in calls) == passes
+    calls.clear()
+    step(model, replace(objective, passes=Passes(WAYS[1], 1000, 0)), [0, 1, 2])
+    assert calls == [True]  # one micro-batch is the whole step
+
+
+def test_under_dropout_both_passes_of_a_loss_that_couples_pairs_see_the_same_draws(make_objective):
+    model, objective = moved(*make_objective(COUNT, dropout=0.3, budget=40))
+    assert len(objective.micro_batches(ALL)) > 1
+    found = []
+    for seed, coupled in ((4, False), (4, True), (5, True)):
+        torch.manual_seed(seed)
+        loss = WeightedSum([(1.0, Sigmoid(0.1, coupled=coupled))])  # a sum over pairs: both ways mean the same
+        found.append((*step(model, replace(objective, loss=loss)), torch.get_rng_state()))
+    (loss, metrics, gradient, state), same, other = found
+    assert same[0] == pytest.approx(loss, rel=1e-12)
+    assert same[1] == metrics
+    assert apart(same[2], gradient) < 1e-6
+    assert same[3].equal(state)  # and what comes next draws what it would have drawn
+    assert apart(other[2], gradient) > 0.01
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize("bad", ALL)
+def test_a_loss_that_is_no_number_is_blamed_on_the_pairs_that_made_it_so(preference, coupled, bad):
+    model, objective = preference
+    ref = objective.ref.clone()
+    ref[bad, 0] = math.nan
+    objective = replace(objective, ref=ref, loss=WeightedSum([(1.0, Sigmoid(0.1, coupled=coupled))]))
+    parts = list(sent(objective, WAYS[1], 40).contributions(model, ALL))
+    assert [list(part.rows) for part in parts if not math.isfinite(part.loss)] == [[bad]]
+
+
+@dataclass(frozen=True)
+class Endless:
+    """A loss that is infinite by itself."""
+
+    preference: bool = True
+    coupled: bool = True
+
+    def __call__(self, logps, step):
+        return logps.policy_chosen.sum() + math.inf
+
+
+def test_a_coupled_loss_that_is_infinite_of_sound_pairs_is_blamed_on_the_whole_step(preference):
+    model, objective = preference
+    objective = sent(replace(objective, loss=WeightedSum([(1.0, Endless())])), PLAIN, 40)
+    assert list(next(objective.contributions(model, ALL)).rows) == ALL
+
+
+def test_logps_without_gradient_come_in_the_order_of_the_rows_and_not_of_the_micro_batches(preference):
+    model, objective = preference
+    rows = [4, 0, 5, 2]
+    together = sent(objective, WAYS[1], 40).all_logps(model, rows)
+    assert not together.policy_chosen.requires_grad
+    for place, row in enumerate(rows):
+        with torch.no_grad():
+            alone = objective.logps(model, [row])
+        for name in PairLogps.__dataclass_fields__:
+            assert float(getattr(together, name)[place]) == pytest.approx(float(getattr(alone, name)), abs=1e-4)
 
 
 def test_the_sft_loss_is_the_mean_over_the_steps_scored_tokens(sft):
@@ -71,19 +201,19 @@ def test_the_sft_loss_is_the_mean_over_the_steps_scored_tokens(sft):
             ids = torch.from_numpy(row.input_ids).long()
             logps = model(input_ids=ids[None]).logits[0].double().log_softmax(-1)
             values += [float(logps[at - 1, ids[at]]) for at in range(1, len(ids)) if row.label_mask[at]]
-    loss, _, _ = step(model, objective, [[0, 1, 2], [3, 4, 5]])
-    assert loss == pytest.approx(-sum(values) / len(values), rel=1e-5)
+    for way in WAYS:
+        assert step(model, sent(objective, way, 30))[0] == pytest.approx(-sum(values) / len(values), rel=1e-5)
 
 
 def test_the_preference_loss_is_the_mean_over_pairs_beside_an_sft_term_over_tokens(preference):
     model, objective = preference
     with torch.no_grad():
-        logps = objective.logps(model, range(COUNT))
+        logps = objective.logps(model, ALL)
     margins = (0.1 * logps.logratio_margin).tolist()
     tokens = sum(pair.chosen.scored_tokens for pair in objective.pairs)
     expected = sum(math.log1p(math.exp(-margin)) for margin in margins) / COUNT
     expected -= float(logps.policy_chosen.sum()) / tokens
-    loss, metrics, _ = step(model, objective, [[0, 1], [2, 3, 4, 5]])
+    loss, metrics, _ = step(model, sent(objective, PLAIN, 40))
     assert loss == pytest.approx(expected, rel=1e-5)
     assert metrics["rewards/margins"] == pytest.approx(sum(margins) / COUNT, rel=1e-4, abs=1e-5)
     assert set(metrics) == {
@@ -94,9 +224,9 @@ def test_the_preference_loss_is_the_mean_over_pairs_beside_an_sft_term_over_toke
 @pytest.mark.parametrize("which", ["preference", "sft"])
 def test_micro_batches_hold_every_row_of_the_step_once(request, which):
     _, objective = request.getfixturevalue(which)
-    parts = objective.micro_batches([5, 1, 3, 0])
+    parts = sent(objective, PLAIN, 30).micro_batches([5, 1, 3, 0])
     assert sorted(row for part in parts for row in part) == [0, 1, 3, 5]
-    assert max(map(len, parts)) <= 4
+    assert len(parts) > 1
 
 
 def test_rows_are_named_by_their_pairs(preference, sft):

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def failure(model, objective, rows=ROWS, dtype="float32"):
 def test_scores_of_another_model_are_told_from_stale_ones(make_objective, make_llama):
     model, objective = make_objective()
     base = make_llama(seed=1)  # as if the base had been scored, and not the SFT policy
-    scores = score_pairs(base, objective.pairs, batch_pairs=4, pad_id=0)
+    scores = score_pairs(base, objective.pairs, objective.passes)
     objective.ref = torch.tensor([[score.chosen_logps, score.rejected_logps] for score in scores], dtype=torch.float64)
     found = failure(model, objective)
     assert "the stored scores are another model's, for example the base's" in found.fix
@@ -69,8 +70,8 @@ def test_an_adapter_that_does_not_start_at_zero_is_found(make_objective):
     assert "the adapter changes the policy before it is trained" in failure(model, objective).fix
 
 
-def test_a_model_that_cannot_take_padded_rows_is_found(make_objective):
-    model, objective = make_objective(micro=4)
+def test_a_layout_that_the_model_cannot_take_is_found(make_objective):
+    model, objective = make_objective(budget=200)
     logps = objective.logps
     objective.logps = lambda model, rows: logps(model, rows) if len(rows) == 1 else _shifted(logps(model, rows))
     assert "scores rightly alone and wrongly in a batch" in failure(model, objective).fix
@@ -102,8 +103,8 @@ def test_the_tolerance_grows_with_the_sums_in_float32_and_with_the_tokens_in_bfl
 
 def test_in_bfloat16_scores_made_in_other_batches_pass_and_the_bases_do_not(make_llama, make_pairs, make_objective):
     sizes = {"hidden_size": 64, "initializer_range": 0.1}
-    model, objective = make_objective(pairs=make_pairs(8, longest=40), micro=8, **sizes)
-    scores = score_pairs(make_llama(**sizes).bfloat16(), objective.pairs, batch_pairs=1, pad_id=0)
+    model, objective = make_objective(pairs=make_pairs(8, longest=40), budget=400, **sizes)
+    scores = score_pairs(make_llama(**sizes).bfloat16(), objective.pairs, replace(objective.passes, budget=1))
     objective.ref = torch.tensor([[score.chosen_logps, score.rejected_logps] for score in scores], dtype=torch.float64)
     model.bfloat16()
     seen = prove(model, objective, range(8), "bfloat16")

@@ -1,0 +1,147 @@
+"""The language-model head at scored positions only: logps and their gradient without a (tokens, vocabulary) tensor.
+
+The head's product is the dearest part of a step in time and memory. It is computed a chunk of tokens at a time, and
+while a chunk's probabilities are there, the gradient with respect to its hidden states is taken as well:
+d logp / d h = W[target] − Σ_v p_v W[v]. So the backward pass is one multiplication by what comes from above.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_CPU_ELEMENTS, _DEVICE_ELEMENTS = (
+    2**21,
+    2**27,
+)  # of a chunk of logits: 8 MiB stays near a core; a GPU wants long products
+
+
+@dataclass(frozen=True)
+class Head:
+    """What turns hidden states into logits: softcap(scale · (h Wᵀ + b)).
+
+    Attributes:
+        weight: (V, H).
+        bias: (V,) or None.
+        scale: factor on the logits (Cohere's logit_scale, one over Granite's logits_scaling).
+        softcap: c of c · tanh(logits / c) (Gemma 2, section 2), or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """Raw logits (S, V), h Wᵀ + b, as the model means them."""
+        scaled = logits * self.scale if self.scale != 1.0 else logits
+        return scaled if self.softcap is None else self.softcap * torch.tanh(scaled / self.softcap)
+
+
+def target_logps(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
+    """Log-probability of a token after each hidden state.
+
+    Products are taken in the weight's dtype, the log-softmax in float32. Gradient reaches the hidden states, and the
+    head where it is trained.
+
+    Args:
+        hidden: (S, H).
+        targets: (S,) int64.
+
+    Returns:
+        (S,) float32, nats.
+    """
+    trained = head.weight.requires_grad or (head.bias is not None and head.bias.requires_grad)
+    if trained and torch.is_grad_enabled():
+        parts = zip(*(torch.split(each, _chunk(head.weight)) for each in (hidden, targets)), strict=True)
+        return torch.cat([_TrainedHead.apply(h, head.weight, head.bias, head, t) for h, t in parts])  # type: ignore[no-untyped-call]
+    logps: Tensor = _FrozenHead.apply(hidden, head, targets)  # type: ignore[no-untyped-call]
+    return logps
+
+
+def _chunk(weight: Tensor) -> int:
+    """Tokens whose logits are there at once."""
+    on_cpu = weight.device.type == "cpu"
+    return max(64 if on_cpu else 256, (_CPU_ELEMENTS if on_cpu else _DEVICE_ELEMENTS) // len(weight))
+
+
+def _logits(hidden: Tensor, head: Head, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(S, V) float32 of one chunk."""
+    raw = torch.mm(hidden, weight.t()) if bias is None else torch.addmm(bias, hidden, weight.t())
+    return head.capped(raw.float())
+
+
+def _normalize(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(S,) logps of the targets; and (S, 1) sums of the exponentials that the logits have been overwritten with."""
+    at_target = logits.gather(1, targets[:, None])
+    peak = logits.amax(1, keepdim=True)
+    total = logits.sub_(peak).exp_().sum(1, keepdim=True)
+    return (at_target - peak - total.log()).squeeze(1), total
+
+
+def _slope(logits: Tensor, head: Head) -> Tensor | None:
+    """Derivative of the capped logits with respect to the scaled ones, where that is not 1."""
+    return None if head.softcap is None else 1 - (logits / head.softcap).square()
+
+
+class _FrozenHead(torch.autograd.Function):
+    """Gradient for the hidden states only, taken in the forward pass; what is kept is as large as the hidden states."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
+        logps = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        gradient = torch.empty_like(hidden) if hidden.requires_grad else None
+        size = _chunk(head.weight)
+        for begin in range(0, len(hidden), size):
+            part = slice(begin, begin + size)
+            logits = _logits(hidden[part], head, head.weight, head.bias)
+            slope = _slope(logits, head) if gradient is not None else None
+            logps[part], total = _normalize(logits, targets[part])
+            if gradient is not None:
+                gradient[part] = _hidden_gradient(logits, total, slope, head, targets[part])
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        return logps
+
+    @staticmethod
+    def backward(ctx: Any, above: Tensor) -> Any:
+        (gradient,) = ctx.saved_tensors
+        return gradient * above[:, None].to(gradient.dtype), None, None
+
+
+def _hidden_gradient(exps: Tensor, total: Tensor, slope: Tensor | None, head: Head, targets: Tensor) -> Tensor:
+    """(S, H): d logp / d hidden; the exponentials are used up."""
+    weight = head.weight
+    own = weight[targets].float()
+    if slope is not None:
+        exps.mul_(slope)
+        own *= slope.gather(1, targets[:, None])
+    if weight.dtype == torch.float32:
+        expected = torch.mm(exps, weight).div_(total)  # cheaper than a division of every exponential
+    else:
+        expected = torch.mm(exps.div_(total).to(weight.dtype), weight).float()  # a sum of them would overflow float16
+    return own.sub_(expected).mul_(head.scale).to(weight.dtype)
+
+
+class _TrainedHead(torch.autograd.Function):
+    """One chunk of a head that is trained itself: logits are computed again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: Head, targets: Tensor) -> Tensor:
+        ctx.head = head
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        return _normalize(_logits(hidden, head, weight, bias), targets)[0]
+
+    @staticmethod
+    def backward(ctx: Any, above: Tensor) -> Any:
+        hidden, weight, bias, targets = ctx.saved_tensors
+        head: Head = ctx.head
+        logits = _logits(hidden, head, weight, bias)
+        slope = _slope(logits, head)
+        _, total = _normalize(logits, targets)
+        raw = logits.div_(total).neg_()
+        raw[torch.arange(len(targets), device=raw.device), targets] += 1
+        raw = (raw if slope is None else raw.mul_(slope)).mul_(above[:, None] * head.scale)
+        half = raw.to(weight.dtype)
+        return half @ weight, half.t() @ hidden, None if bias is None else raw.sum(0).to(bias.dtype), None, None
