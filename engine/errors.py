@@ -39,5 +39,9 @@ class NumericsError(PipelineError):
     """A number that must be finite, or two that must agree, are not."""
 
 
+class MemoryShortageError(PipelineError):
+    """The smallest piece of the work does not fit into the memory that is there."""
+
+
 class TransientError(PipelineError):
     """Network, lock or server trouble that another attempt may not meet. The only kind that is retried."""

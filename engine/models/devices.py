@@ -2,12 +2,16 @@
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
 
 from engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def pick_device(wanted: str, threads: int = 0) -> torch.device:
@@ -27,6 +31,11 @@ def pick_device(wanted: str, threads: int = 0) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
+
+
+def placed(model: "PreTrainedModel", device: torch.device) -> "PreTrainedModel":
+    """The model on its device. Quantised weights stay where they were made, on the CUDA device."""
+    return model if getattr(model, "quantization_method", None) else model.to(device)
 
 
 def accelerator_on(device: torch.device, logs: Path) -> Accelerator:

@@ -3,7 +3,8 @@
 Code that a repository ships runs only where the caller allows it; weights are read from safetensors only.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,9 +22,11 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config, tokenizer_class_from_name
 from transformers.utils.logging import disable_progress_bar
 
-from engine.errors import ModelError, PipelineError, TransientError
+from engine.errors import DataError, ModelError, PipelineError, TransientError
+from engine.models.quantization import bits_config, check_quantization
+from engine.preferences.pairs import TokenRow
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _NETWORK_TROUBLE = {  # names of classes, of whatever library the Hub's client is built on
     "ConnectError", "ConnectTimeout", "ReadTimeout", "ReadError", "RemoteProtocolError", "ConnectionError",
@@ -80,17 +83,20 @@ def _is_own_code(place: Place) -> bool:
     return bool(settings.get("auto_map")) and tokenizer_class_from_name(settings.get("tokenizer_class") or "") is None
 
 
-def load_model(place: Place, *, dtype: str, attention: str = "sdpa") -> PreTrainedModel:
-    """A causal language model in eval mode, on the CPU.
+def load_model(place: Place, *, dtype: str, attention: str = "sdpa", quantization: str = "none") -> PreTrainedModel:
+    """A causal language model in eval mode, on the CPU; a quantised one on the current CUDA device.
 
     Args:
         dtype: a key of `DTYPES`.
         attention: transformers' name of the attention implementation.
+        quantization: of the body's linear layers, one of `QUANTIZATIONS`.
 
     Raises:
+        ConfigError: weights cannot be quantised here.
         ModelError: nothing loadable is there, or it needs code that is not allowed.
         TransientError: the Hub did not answer.
     """
+    check_quantization(quantization, dtype)
     if place.folder and not (place.folder / "config.json").is_file():
         raise ModelError("this folder holds no model", expected="config.json and *.safetensors", where=place.name)
 
@@ -99,6 +105,7 @@ def load_model(place: Place, *, dtype: str, attention: str = "sdpa") -> PreTrain
             **place.arguments(),
             dtype=DTYPES[dtype],
             attn_implementation=attention,
+            quantization_config=bits_config(quantization, DTYPES[dtype]),
             use_safetensors=True,
             output_loading_info=True,
         )
@@ -172,6 +179,39 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
                 found=str(theirs),
                 where=where,
                 fix="use the policy's own tokenizer: set model.name to the base it was made from",
+            )
+
+
+def check_rows(groups: Iterable[Sequence[TokenRow]], model: PreTrainedModel, where: str) -> None:
+    """Refuses rows with ids or positions that the model has no embedding for; the lookup would end in an IndexError, or
+    on CUDA in the loss of the device.
+
+    Args:
+        groups: rows, by pair or alone.
+
+    Raises:
+        DataError: naming the first such id or length and its row.
+    """
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    rows = model.get_input_embeddings().weight.shape[0]
+    for number, group in enumerate(groups, 1):
+        ids = [extreme for row in group if len(row) for extreme in (row.input_ids.min(), row.input_ids.max())]
+        wrong = [each for each in ids if not 0 <= each < rows]
+        if wrong:
+            raise DataError(
+                "the data holds an id that the model has no embedding for",
+                expected=f"ids from 0 to {rows - 1}",
+                found=f"id {wrong[0]} in row {number}",
+                where=where,
+                fix="tokenize with the policy's own tokenizer: set model.name to the base it was made from",
+            )
+        if max(map(len, group)) > context:
+            raise DataError(
+                "a row is longer than the model's context",
+                expected=f"at most {context} tokens",
+                found=f"{max(map(len, group))} tokens in row {number}",
+                where=where,
+                fix=f"set tokenize.max_length = {context}",
             )
 
 

@@ -9,27 +9,40 @@ from transformers import PreTrainedModel
 
 from engine.errors import ModelError
 from engine.models.loading import Place, explained, fetched, first_line, load_model
+from engine.models.quantization import check_quantization, quantized
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def load_policy(base: Place | None, policy: Place, *, dtype: str, attention: str = "sdpa") -> PreTrainedModel:
-    """A starting policy as one whole model in eval mode, on the CPU.
+def load_policy(
+    base: Place | None, policy: Place, *, dtype: str, attention: str = "sdpa", quantization: str = "none"
+) -> PreTrainedModel:
+    """A starting policy as one whole model in eval mode, where `load_model` leaves it.
 
-    An adapter is merged, so that "adapter off" of a fresh one is this policy, and never its base.
+    An adapter is merged, so that "adapter off" of a fresh one is this policy, and never its base. It is merged in
+    `dtype` first and quantised then: merged into quantised weights, what it learnt would be rounded away.
 
     Raises:
+        ConfigError: weights cannot be quantised here.
         ModelError: as `load_model`; an adapter that is no LoRA, has no base or another one, trained biases, or whose
-            weights are not safetensors.
+            weights are not safetensors; or its base is stored in quantised weights.
         TransientError: the Hub did not answer.
     """
+    check_quantization(quantization, dtype)
     folder = _adapter_folder(policy)
     if folder is None:
-        return load_model(policy, dtype=dtype, attention=attention)
+        return load_model(policy, dtype=dtype, attention=attention, quantization=quantization)
     config = explained(policy, "adapter", lambda: PeftConfig.from_pretrained(str(folder)))
     _check_adapter(config, folder, base, policy)
     assert base is not None
-    return _merged(load_model(base, dtype=dtype, attention=attention), folder, f"{policy.name} on {base.name}")
+    whole = load_model(base, dtype=dtype, attention=attention)
+    if getattr(whole, "quantization_method", None) is not None:
+        raise ModelError(
+            "an adapter cannot be merged into weights that are stored quantised",
+            where=base.name,
+            fix="name the base in full precision as model.name; reference.quantization quantises what is merged",
+        )
+    return quantized(_merged(whole, folder, f"{policy.name} on {base.name}"), quantization)
 
 
 def _adapter_folder(policy: Place) -> Path | None:

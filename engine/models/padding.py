@@ -1,4 +1,4 @@
-"""The padded layout: every response of a pair in a row of its own. The plain one, always right."""
+"""Rows side by side, filled up to the longest: the plain way, always right, that the layouts are held against."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.preferences.pairs import TokenPair, TokenRow
+from engine.preferences.pairs import TokenRow
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,11 @@ class PaddedRows:
     label_mask: Tensor
 
 
-def pad_pairs(pairs: Sequence[TokenPair], pad_id: int, device: torch.device) -> PaddedRows:
-    """Lays B pairs out as 2B rows: the chosen sides first, then the rejected ones in the same order.
+def pad_rows(rows: Sequence[TokenRow], pad_id: int, device: torch.device) -> PaddedRows:
+    """Lays R rows out, as wide as the longest of them; the mask is False on padding.
 
     Right padding under a causal model needs no attention mask: no scored token can see a later one.
     """
-    return pad_rows([pair.chosen for pair in pairs] + [pair.rejected for pair in pairs], pad_id, device)
-
-
-def pad_rows(rows: Sequence[TokenRow], pad_id: int, device: torch.device) -> PaddedRows:
-    """Lays R rows out, as wide as the longest of them; the mask is False on padding."""
     shape = len(rows), max(map(len, rows))
     input_ids, label_mask = np.full(shape, pad_id, dtype=np.int64), np.zeros(shape, dtype=np.bool_)
     for place, row in enumerate(rows):

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.dpo.logps import sum_logps, token_logps
 from engine.dpo.losses import PairLogps
 from engine.errors import NumericsError
-from engine.models.padding import pad_pairs
-from engine.preferences.batching import by_length
+from engine.models.forward import row_logps
+from engine.models.memory import shortage_told
+from engine.models.passes import Passes
 from engine.preferences.pairs import TokenPair
 
 
@@ -28,27 +28,31 @@ class PairScores:
 def score_pairs(
     model: torch.nn.Module,
     pairs: Sequence[TokenPair],
+    passes: Passes,
     *,
-    batch_pairs: int,
-    pad_id: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[PairScores]:
     """Scores pairs under inference mode; the scores come in the pairs' order.
 
     Args:
-        model: on its device, called with `input_ids` (2B, T); eval mode is set and the old mode restored.
-        batch_pairs: pairs that go through at once; rounding apart, it changes nothing.
+        model: on its device; eval mode is set and the old mode restored.
+        passes: rounding apart, it changes nothing.
         progress: told how many pairs are done after each batch.
 
     Raises:
         NumericsError: a score is NaN or infinite; names the pairs.
+        MemoryShortageError: memory ran out.
     """
     scores: dict[int, PairScores] = {}
     was_training = model.training
     model.eval()
     try:
-        for rows in by_length([pair.length for pair in pairs], range(len(pairs)), batch_pairs):
-            scores.update(zip(rows, _score_batch(model, [pairs[row] for row in rows], pad_id), strict=True))
+        for rows in passes.split({row: pair.rows for row, pair in enumerate(pairs)}):
+            batch = [pairs[row] for row in rows]
+            with shortage_told(
+                f"{len(batch)} pairs, the first is {batch[0].pair_id}", "lower runtime.score_batch_tokens"
+            ):
+                scores.update(zip(rows, score_batch(model, batch, passes), strict=True))
             progress(len(scores))
     finally:
         model.train(was_training)
@@ -56,32 +60,25 @@ def score_pairs(
 
 
 @torch.inference_mode()
-def _score_batch(model: torch.nn.Module, pairs: Sequence[TokenPair], pad_id: int) -> Iterator[PairScores]:
-    device = next(model.parameters()).device
-    padded = pad_pairs(pairs, pad_id, device)
-    logits = model(input_ids=padded.input_ids, use_cache=False).logits
-    per_token = token_logps(logits, padded.input_ids, padded.label_mask)
-    sums = sum_logps(per_token).tolist()
-    tokens = [row[mask].tolist() for row, mask in zip(per_token.cpu(), padded.label_mask[:, 1:].cpu(), strict=True)]
-    half = len(pairs)
-    broken = sorted({pairs[row % half].pair_id for row, value in enumerate(sums) if not math.isfinite(value)})
+def score_batch(model: torch.nn.Module, pairs: Sequence[TokenPair], passes: Passes) -> Iterator[PairScores]:
+    """The same of one micro-batch, whatever mode the model is in."""
+    logps = row_logps(model, [pair.rows for pair in pairs], passes.forward, passes.pad_id)
+    sums, tokens = logps.sums().tolist(), logps.by_row()
+    broken = sorted({pairs[row // 2].pair_id for row, value in enumerate(sums) if not math.isfinite(value)})
     if broken:
         raise NumericsError(
             "a score is not finite", expected="finite log-probabilities", where=f"pairs {', '.join(broken)}"
         )
-    return (PairScores(tokens[row], tokens[half + row], sums[row], sums[half + row]) for row in range(half))
+    return (PairScores(tokens[at], tokens[at + 1], sums[at], sums[at + 1]) for at in range(0, len(sums), 2))
 
 
-def policy_logps(model: torch.nn.Module, pairs: Sequence[TokenPair], ref: Tensor, pad_id: int) -> PairLogps:
+def policy_logps(model: torch.nn.Module, pairs: Sequence[TokenPair], ref: Tensor, passes: Passes) -> PairLogps:
     """Logps of pairs under a policy, with gradient, beside their stored reference logps.
 
     Args:
         pairs: B pairs.
         ref: (B, 2) float64, chosen and rejected.
     """
-    device = next(model.parameters()).device
-    padded = pad_pairs(pairs, pad_id, device)
-    logits = model(input_ids=padded.input_ids, use_cache=False).logits
-    sums = sum_logps(token_logps(logits, padded.input_ids, padded.label_mask))
-    chosen, rejected = sums.chunk(2)
-    return PairLogps(chosen, rejected, *ref.to(device).unbind(-1))
+    logps = row_logps(model, [pair.rows for pair in pairs], passes.forward, passes.pad_id)
+    chosen, rejected = logps.sums().view(-1, 2).unbind(1)
+    return PairLogps(chosen, rejected, *ref.to(chosen.device).unbind(-1))

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 
@@ -47,7 +47,22 @@ class BatchPlan:
                 yield order[begin : begin + self.batch_size]
 
 
-def by_length(lengths: Sequence[int] | Mapping[int, int], rows: Sequence[int], size: int) -> list[list[int]]:
-    """Splits rows into micro-batches of at most `size` with similar lengths, longest first, so little is padding."""
-    ordered = sorted(rows, key=lambda row: -lengths[row])
-    return [ordered[begin : begin + size] for begin in range(0, len(ordered), size)]
+def by_tokens(sizes: Mapping[int, int], budget: int, *, rectangular: bool) -> list[list[int]]:
+    """Splits items into micro-batches of at most `budget` tokens, longest items first; one above it goes alone.
+
+    Within an optimizer step the order changes nothing but rounding. So length may decide it here, while the steps
+    themselves stay a plain seeded shuffle.
+
+    Args:
+        sizes: item → tokens it takes up by itself; the order of equal sizes is kept.
+        rectangular: every item of a micro-batch takes up as much as its longest one.
+    """
+    parts: list[list[int]] = []
+    room = widest = 0
+    for item in sorted(sizes, key=lambda item: -sizes[item]):
+        if not parts or (widest if rectangular else sizes[item]) > room:
+            parts.append([])
+            room, widest = budget, sizes[item]
+        parts[-1].append(item)
+        room -= widest if rectangular else sizes[item]
+    return parts

@@ -1,6 +1,6 @@
 """Tokenized pairs in memory: numpy slices of the Parquet columns, a few bytes a token."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -44,9 +44,24 @@ class TokenPair:
     rejected: TokenRow
 
     @property
+    def rows(self) -> tuple[TokenRow, TokenRow]:
+        """Chosen, rejected."""
+        return self.chosen, self.rejected
+
+    @property
     def length(self) -> int:
-        """Ids of the longer side, which decides how wide the padded rows are."""
+        """Ids of the longer side."""
         return max(len(self.chosen), len(self.rejected))
+
+
+def shared_length(rows: Sequence[TokenRow]) -> int:
+    """How many ids rows begin with in common: the prompt's, and of the responses what they open with alike."""
+    shared = min(map(len, rows))
+    first = rows[0].input_ids
+    for row in rows[1:]:
+        differing = np.flatnonzero(first[:shared] != row.input_ids[:shared])
+        shared = int(differing[0]) if len(differing) else shared
+    return shared
 
 
 def load_pairs(path: Path) -> list[TokenPair]:

@@ -3,7 +3,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from engine.errors import ConfigError
-from engine.models.devices import accelerator_on, pick_device
+from engine.models.devices import accelerator_on, pick_device, placed
 
 
 @pytest.fixture
@@ -44,3 +44,16 @@ def test_no_environment_variable_changes_how_weights_are_trained(monkeypatch, tm
     assert (accelerator.mixed_precision, accelerator.gradient_accumulation_steps) == ("no", 1)
     assert accelerator.state.dynamo_plugin.backend == "NO"
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_quantised_weights_stay_where_they_were_made_and_others_go_to_the_device():
+    class Quantised(torch.nn.Linear):
+        quantization_method = "bitsandbytes"
+
+        def to(self, *_):
+            raise ValueError("`.to` is not supported for quantised models")
+
+    device = torch.device("cpu")
+    held = Quantised(1, 1)
+    assert placed(held, device) is held
+    assert next(placed(torch.nn.Linear(1, 1), torch.device("meta")).parameters()).device.type == "meta"

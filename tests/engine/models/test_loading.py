@@ -4,10 +4,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.errors import ModelError, TransientError
+from engine.errors import DataError, ModelError, TransientError
 from engine.models import loading
 from engine.models.loading import (
     Place,
+    check_rows,
     check_same_tokenizer,
     check_vocabulary,
     explained,
@@ -15,6 +16,7 @@ from engine.models.loading import (
     load_tokenizer,
     new_model,
 )
+from engine.models.lora import Lora, add_lora
 
 SMALL = {
     "vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "layers": 1, "heads": 2, "max_positions": 32,
@@ -64,7 +66,8 @@ def test_a_model_comes_back_as_it_was_saved_in_eval_mode_and_in_the_dtype_asked_
     loaded = load_model(place(folder), dtype="float32")
     assert all(value.equal(loaded.state_dict()[name]) for name, value in made.state_dict().items())
     assert not loaded.training
-    assert load_model(place(folder), dtype="bfloat16").dtype == torch.bfloat16
+    for half in (torch.bfloat16, torch.float16):
+        assert load_model(place(folder), dtype=str(half).removeprefix("torch.")).dtype == half
 
 
 def test_the_attention_implementation_is_the_one_asked_for(make_llama, saved):
@@ -167,6 +170,24 @@ def test_a_vocabulary_larger_than_the_embeddings_is_refused(make_llama, make_tok
     assert caught.value.where == "here"
 
 
+@pytest.mark.parametrize("wrong", [50, 2**31 - 1, -1])
+def test_an_id_without_an_embedding_is_refused_wherever_it_stands(make_llama, make_pairs, wrong):
+    pairs = make_pairs(4)
+    check_rows((pair.rows for pair in pairs), make_llama(), "here")
+    pairs[2].rejected.input_ids[-1] = wrong
+    with pytest.raises(DataError, match="an id that the model has no embedding for") as caught:
+        check_rows((pair.rows for pair in pairs), make_llama(), "here")
+    assert (caught.value.expected, caught.value.found) == ("ids from 0 to 49", f"id {wrong} in row 3")
+    assert caught.value.where == "here"
+
+
+def test_ids_of_rows_alone_and_under_an_adapter_are_checked_as_well(make_llama, make_row):
+    adapted = add_lora(make_llama(), Lora(2, 4.0, 0.0, ["q_proj"]), seed=0, base_name="base")
+    check_rows([[make_row([], [])], [make_row([0], [49])]], adapted, "here")
+    with pytest.raises(DataError, match="no embedding"):
+        check_rows([[make_row([1], [50])]], adapted, "here")
+
+
 def test_a_policy_with_another_eos_is_refused(make_llama, make_tokenizer):
     with pytest.raises(ModelError, match="the policy's eos_token_id is not the tokenizer's") as caught:
         check_vocabulary(make_llama(eos_token_id=7), make_tokenizer(), "here")
@@ -235,3 +256,11 @@ def test_trouble_with_the_network_may_be_tried_again_and_other_trouble_may_not()
 def test_the_revision_is_asked_for_on_the_hub_only(tmp_path):
     assert "revision" not in place(tmp_path).arguments()
     assert Place("owner/name", "abc").arguments()["revision"] == "abc"
+
+
+def test_a_row_beyond_the_models_context_is_refused_before_it_is_looked_up(make_llama, make_row):
+    model = make_llama(max_position_embeddings=8)
+    check_rows([[make_row([1], range(3, 10))]], model, "here")
+    with pytest.raises(DataError, match="longer than the model's context") as caught:
+        check_rows([[make_row([1], [3])], [make_row([1], range(3, 11)), make_row([1], [3])]], model, "here")
+    assert (caught.value.found, caught.value.fix) == ("9 tokens in row 2", "set tokenize.max_length = 8")

@@ -40,12 +40,13 @@ def test_switching_a_trained_adapter_off_gives_the_policy_back(make_llama):
         assert logits(model).equal(before)
 
 
-def test_only_the_adapter_is_trained_and_in_float32_on_a_bfloat16_policy(make_llama):
-    model = adapted(make_llama().bfloat16())
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_only_the_adapter_is_trained_and_in_float32_on_a_half_precision_policy(make_llama, half):
+    model = adapted(make_llama().to(half))
     trained = trainable_parameters(model)
     assert trained and all("lora_" in name for name in trained)
     assert {value.dtype for value in trained.values()} == {torch.float32}
-    assert {value.dtype for name, value in model.named_parameters() if name not in trained} == {torch.bfloat16}
+    assert {value.dtype for name, value in model.named_parameters() if name not in trained} == {half}
 
 
 def test_all_linear_is_every_linear_layer_but_the_head(make_llama):

@@ -8,9 +8,11 @@ from safetensors.torch import load_file
 
 from engine.errors import ModelError
 from engine.models import loading
+from engine.models.forward import PLAIN
 from engine.models.loading import Place, load_model
 from engine.models.lora import Lora, add_lora, trainable_parameters
 from engine.models.merging import load_policy
+from engine.models.passes import Passes
 from engine.models.scoring import score_pairs
 
 LORA = Lora(rank=4, alpha=8.0, dropout=0.0, targets="all-linear")
@@ -57,7 +59,7 @@ def test_the_reference_of_an_adapter_is_the_merged_policy_and_not_its_base(make_
     pairs = make_pairs(3)
 
     def sums(model):
-        scores = score_pairs(model, pairs, batch_pairs=3, pad_id=0)
+        scores = score_pairs(model, pairs, Passes(PLAIN, 100, 0))
         return [side for score in scores for side in (score.chosen_logps, score.rejected_logps)]
 
     policy = load(base, adapter)

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.models.padding import pad_pairs, pad_rows
-from engine.preferences.pairs import TokenPair, TokenRow
+from engine.models.padding import pad_rows
+from engine.preferences.pairs import TokenRow
 
 CPU = torch.device("cpu")
 
@@ -14,14 +14,10 @@ def row(ids: list[int], scored: list[bool]) -> TokenRow:
     return TokenRow(np.array(ids, dtype=np.int32), np.array(scored))
 
 
-def test_the_chosen_rows_come_first_then_the_rejected_ones_in_the_same_order(make_row):
-    pairs = [
-        TokenPair("a", "s", make_row([5], [6, 2]), make_row([5], [7, 7, 2])),
-        TokenPair("b", "s", make_row([8, 8], [2]), make_row([8, 8], [9])),
-    ]
-    padded = pad_pairs(pairs, 0, CPU)
-    assert padded.input_ids.tolist() == [[5, 6, 2, 0], [8, 8, 2, 0], [5, 7, 7, 2], [8, 8, 9, 0]]
-    assert padded.label_mask.int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 0], [0, 1, 1, 1], [0, 0, 1, 0]]
+def test_the_rows_stay_in_order_and_the_marks_beside_their_ids(make_row):
+    padded = pad_rows([make_row([5], [6, 2]), make_row([8, 8], [2]), make_row([5], [7, 7, 2])], 0, CPU)
+    assert padded.input_ids.tolist() == [[5, 6, 2, 0], [8, 8, 2, 0], [5, 7, 7, 2]]
+    assert padded.label_mask.int().tolist() == [[0, 1, 1, 0], [0, 0, 1, 0], [0, 1, 1, 1]]
 
 
 @pytest.mark.parametrize("pad_id", [0, 2], ids=["pad is unk", "pad is eos"])

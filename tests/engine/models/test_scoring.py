@@ -1,4 +1,5 @@
 import math
+from itertools import accumulate
 
 import pytest
 import torch
@@ -6,9 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import NumericsError
+from engine.models.forward import PLAIN, Forward
+from engine.models.passes import Passes
 from engine.models.scoring import policy_logps, score_pairs
 
 PAIRS = 7
+WAYS = [PLAIN, *(Forward(layout, "fused") for layout in ("padded", "shared", "packed"))]
+
+
+def passes(budget=60, pad_id=0, way=WAYS[-1]):
+    return Passes(way, budget, pad_id)
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +42,26 @@ def plainly(llama, pairs):
     return [(score(pair.chosen), score(pair.rejected)) for pair in pairs]
 
 
-def test_scores_are_those_of_the_definition(llama, pairs, plainly):
-    for score, (chosen, rejected) in zip(score_pairs(llama, pairs, batch_pairs=3, pad_id=0), plainly, strict=True):
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_scores_are_those_of_the_definition(llama, pairs, plainly, way):
+    for score, (chosen, rejected) in zip(score_pairs(llama, pairs, passes(way=way)), plainly, strict=True):
         assert score.chosen_token_logps == pytest.approx(chosen, abs=1e-5)
         assert score.rejected_token_logps == pytest.approx(rejected, abs=1e-5)
         assert score.chosen_logps == pytest.approx(math.fsum(score.chosen_token_logps), abs=1e-9)
         assert score.rejected_logps == pytest.approx(math.fsum(score.rejected_token_logps), abs=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
-@given(batch=st.integers(1, PAIRS + 1), order=st.permutations(range(PAIRS)), pad_id=st.sampled_from([0, 2, 49]))
-def test_neither_batch_nor_order_nor_pad_id_changes_a_score(llama, pairs, plainly, batch, order, pad_id):
-    scores = score_pairs(llama, [pairs[row] for row in order], batch_pairs=batch, pad_id=pad_id)
+@settings(max_examples=30, deadline=None)
+@given(
+    budget=st.integers(1, 300),
+    order=st.permutations(range(PAIRS)),
+    pad_id=st.sampled_from([0, 2, 49]),
+    way=st.sampled_from(WAYS),
+)
+def test_neither_budget_nor_order_nor_pad_id_nor_layout_changes_a_score(
+    llama, pairs, plainly, budget, order, pad_id, way
+):
+    scores = score_pairs(llama, [pairs[row] for row in order], passes(budget, pad_id, way))
     for row, score in zip(order, scores, strict=True):
         sums = [math.fsum(side) for side in plainly[row]]
         assert [score.chosen_logps, score.rejected_logps] == pytest.approx(sums, rel=1e-5, abs=1e-5)
@@ -59,7 +75,7 @@ def test_parts_give_the_gradient_of_the_whole(llama, pairs, order, cut):
     def gradient(*parts):
         llama.zero_grad()
         for part in parts:
-            logps = policy_logps(llama, [pairs[row] for row in part], ref[: len(part)], pad_id=2)
+            logps = policy_logps(llama, [pairs[row] for row in part], ref[: len(part)], passes(pad_id=2))
             (logps.policy_chosen - 2 * logps.policy_rejected).sum().backward()
         return torch.cat([value.grad.flatten() for value in llama.parameters()])
 
@@ -68,9 +84,9 @@ def test_parts_give_the_gradient_of_the_whole(llama, pairs, order, cut):
 
 
 def test_the_policys_logps_are_the_scores_and_the_reference_stays_beside_its_pair(llama, pairs):
-    scores = score_pairs(llama, pairs, batch_pairs=2, pad_id=0)
+    scores = score_pairs(llama, pairs, passes(30))
     ref = torch.arange(2 * PAIRS, dtype=torch.float64).reshape(PAIRS, 2)
-    logps = policy_logps(llama, pairs, ref, pad_id=0)
+    logps = policy_logps(llama, pairs, ref, passes())
     assert logps.policy_chosen.dtype == torch.float64
     assert logps.policy_chosen.tolist() == pytest.approx([score.chosen_logps for score in scores], abs=1e-4)
     assert logps.policy_rejected.tolist() == pytest.approx([score.rejected_logps for score in scores], abs=1e-4)
@@ -79,29 +95,34 @@ def test_the_policys_logps_are_the_scores_and_the_reference_stays_beside_its_pai
 
 def test_the_models_mode_is_set_to_eval_and_given_back(make_llama, pairs):
     with_dropout = make_llama(attention_dropout=0.5).train()
-    scores = [score_pairs(with_dropout, pairs, batch_pairs=4, pad_id=0) for _ in range(2)]
+    scores = [score_pairs(with_dropout, pairs, passes()) for _ in range(2)]
     assert scores[0] == scores[1]
     assert with_dropout.training
 
 
 def test_a_bfloat16_model_is_scored_in_float32(make_llama, pairs):
-    [score] = score_pairs(make_llama().bfloat16(), pairs[:1], batch_pairs=1, pad_id=0)
-    rounded = torch.tensor(score.chosen_token_logps).bfloat16().float().tolist()
-    assert score.chosen_token_logps != rounded
+    for way in WAYS:
+        [score] = score_pairs(make_llama().bfloat16(), pairs[:1], passes(way=way))
+        rounded = torch.tensor(score.chosen_token_logps).bfloat16().float().tolist()
+        assert score.chosen_token_logps != rounded
 
 
 def test_progress_counts_the_pairs(llama, pairs):
     told = []
-    score_pairs(llama, pairs, batch_pairs=3, pad_id=0, progress=told.append)
-    assert told == [3, 6, 7]
+    score_pairs(llama, pairs, passes(), progress=told.append)
+    parts = passes().split({row: pair.rows for row, pair in enumerate(pairs)})
+    assert len(parts) > 1
+    assert told == list(accumulate(map(len, parts)))
+    assert score_pairs(llama, [], passes(), progress=told.append) == []
 
 
-def test_a_score_that_is_no_number_names_its_pair(make_llama, make_row, pairs):
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_a_score_that_is_no_number_names_its_pair(make_llama, make_row, pairs, way):
     broken = make_llama()
     with torch.no_grad():
         broken.get_input_embeddings().weight[40] = math.nan
     ill = pairs[0].__class__("ill", "s", make_row([5], [40, 2]), make_row([5], [6, 2]))
     well = pairs[0].__class__("well", "s", make_row([5], [7, 2]), make_row([5], [6, 2]))
     with pytest.raises(NumericsError, match="a score is not finite") as caught:
-        score_pairs(broken, [well, ill], batch_pairs=2, pad_id=0)
+        score_pairs(broken, [well, ill], passes(way=way))
     assert caught.value.where == "pairs ill"

@@ -1,7 +1,9 @@
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.preferences.batching import BatchPlan, by_length
+from engine.preferences.batching import BatchPlan, by_tokens
 
 plans = st.builds(
     BatchPlan,
@@ -45,14 +47,31 @@ def test_of_no_rows_there_are_no_steps():
     assert list(BatchPlan(rows=0, batch_size=2, epochs=3, seed=0).steps_from(0)) == []
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 8))
-def test_micro_batches_hold_every_row_once_longest_first(lengths, size):
-    parts = by_length(lengths, range(len(lengths)), size)
-    rows = [row for part in parts for row in part]
-    assert sorted(rows) == list(range(len(lengths)))
-    assert [lengths[row] for row in rows] == sorted(lengths, reverse=True)
-    assert all(0 < len(part) <= size for part in parts)
+def taken(part, sizes, rectangular):
+    """Tokens that a micro-batch takes up."""
+    own = [sizes[item] for item in part]
+    return len(own) * max(own) if rectangular else sum(own)
 
 
-def test_rows_of_one_length_keep_their_order():
-    assert by_length({4: 1, 2: 1, 7: 5}, [4, 2, 7], 2) == [[7, 4], [2]]
+sizes_by_item = st.dictionaries(st.integers(0, 99), st.integers(1, 30), max_size=30)
+
+
+@given(sizes_by_item, st.integers(1, 60), st.booleans())
+def test_micro_batches_hold_every_item_once_longest_first_and_fit_the_budget(sizes, budget, rectangular):
+    parts = by_tokens(sizes, budget, rectangular=rectangular)
+    items = [item for part in parts for item in part]
+    assert sorted(items) == sorted(sizes)
+    assert [sizes[item] for item in items] == sorted(sizes.values(), reverse=True)
+    assert all(taken(part, sizes, rectangular) <= budget or len(part) == 1 for part in parts)
+    for part, following in pairwise(parts):  # nor is one closed while the next item still has room
+        assert taken([*part, following[0]], sizes, rectangular) > budget
+
+
+def test_items_of_one_size_keep_their_order_and_one_above_the_budget_goes_alone():
+    assert by_tokens({4: 1, 2: 1, 7: 5, 3: 1}, 2, rectangular=True) == [[7], [4, 2], [3]]
+    assert by_tokens({4: 1, 2: 1, 7: 5, 3: 2}, 7, rectangular=False) == [[7, 3], [4, 2]]
+    assert by_tokens({4: 1, 2: 1, 7: 5, 3: 2}, 7, rectangular=True) == [[7], [3, 4, 2]]
+
+
+def test_of_no_items_there_are_no_micro_batches():
+    assert by_tokens({}, 7, rectangular=True) == []

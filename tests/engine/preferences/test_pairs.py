@@ -1,10 +1,11 @@
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import DataError
-from engine.preferences.pairs import load_pairs
+from engine.preferences.pairs import TokenRow, load_pairs, shared_length
 from engine.preferences.schema import PAIRS, TOKENS, writer
 
 
@@ -39,7 +40,21 @@ def test_pairs_are_those_of_the_table_in_its_order_whatever_its_row_groups(tmp_p
             assert side.input_ids.tolist() == [*prompt, *response]
             assert side.label_mask.tolist() == [False] * len(prompt) + [True] * len(response)
             assert (len(side), side.scored_tokens) == (len(prompt) + len(response), len(response))
+        assert pair.rows == (pair.chosen, pair.rejected)
         assert pair.length == len(prompt) + max(len(chosen), len(rejected))
+
+
+few_ids = st.lists(st.integers(0, 2), min_size=1, max_size=6)
+
+
+@given(few_ids, st.lists(few_ids, min_size=1, max_size=4))
+def test_what_rows_share_is_their_longest_common_beginning(prompt, responses):
+    rows = [[*prompt, *response] for response in responses]
+    expected = next(
+        (at for at in range(min(map(len, rows))) if len({each[at] for each in rows}) > 1), min(map(len, rows))
+    )
+    made = [TokenRow(np.array(each, dtype=np.int32), np.ones(len(each), dtype=bool)) for each in rows]
+    assert shared_length(made) == expected >= len(prompt)
 
 
 def test_ids_take_four_bytes_and_marks_one(tmp_path):
