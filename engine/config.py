@@ -92,16 +92,21 @@ class Runtime(Strict):
     """Where and how fast. Changing it changes no result beyond float rounding, so it is not hashed.
 
     One thing is an exception: with dropout, which rows go through the model at once decides which draws they get, and
-    so the result. Where a stage trains with dropout, its micro-batch is part of its identity: see `Stage.binds`.
+    so the result. Where a stage trains with dropout, what decides that is part of its identity: see `binds_draws`.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(default=0, ge=0, description="CPU threads for torch; 0 leaves torch's own choice")
     artifacts: Path = Path("artifacts")
     data: Path = Path("data")
-    micro_batch_pairs: int = Field(default=8, ge=1, description="pairs that go through the model at once")
-    micro_batch_examples: int = Field(default=16, ge=1, description="the same for the sft stage")
-    score_batch_pairs: int = Field(default=32, ge=1, description="pairs scored at once by the reference")
+    layout: Literal["auto", "packed", "shared", "padded", "single"] = Field(
+        default="auto", description="how rows are laid out for the model; auto: the fastest that is shown right"
+    )
+    micro_batch_tokens: int = Field(default=4096, ge=1, description="tokens trained on at once; lowered to what fits")
+    score_batch_tokens: int = Field(default=16384, ge=1, description="tokens scored at once; likewise")
+    memory_limit_gib: float = Field(default=0.0, ge=0, description="memory to keep within; 0: what is there")
+    gradient_checkpointing: bool = Field(default=False, description="less memory for half as much time again")
+    compile: bool = Field(default=False, description="torch.compile; it needs a compiler, and minutes to begin")
     generation_batch: int = Field(default=32, ge=1, description="prompts answered at once")
     log_every_steps: int = Field(default=10, ge=1)
     sample_every_steps: int = Field(default=50, ge=0, description="answers to a few prompts while training; 0: none")

@@ -30,7 +30,13 @@ def open_tokenizer(tokenized: Artifact, model: ModelSource) -> "PreTrainedTokeni
 
 
 def open_policy(
-    inputs: Mapping[str, Artifact], model: ModelSource, sources: Sources, *, dtype: str, attention: str
+    inputs: Mapping[str, Artifact],
+    model: ModelSource,
+    sources: Sources,
+    *,
+    dtype: str,
+    attention: str,
+    quantization: str = "none",
 ) -> "PreTrainedModel":
     """The starting policy as one whole model on the CPU, in eval mode: the sft stage's, or the one that was given.
 
@@ -44,12 +50,12 @@ def open_policy(
     tokenizer = open_tokenizer(inputs["tokenize"], model)
     if "sft" in inputs:
         place = made_policy(inputs["sft"], model)
-        policy = load_model(place, dtype=dtype, attention=attention)
+        policy = load_model(place, dtype=dtype, attention=attention, quantization=quantization)
     else:
         place = place_of(model.policy, model.policy_revision, model, sources)
         base = place_of(model.name, model.revision, model, sources) if model.name else None
         check_same_tokenizer(place, tokenizer)
-        policy = load_policy(base, place, dtype=dtype, attention=attention)
+        policy = load_policy(base, place, dtype=dtype, attention=attention, quantization=quantization)
     check_vocabulary(policy, tokenizer, place.name)
     return policy
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from engine.config import Seed, Strict
+from engine.config import Runtime, Seed, Strict
 from engine.stage import Context
 
 if TYPE_CHECKING:
@@ -53,6 +53,14 @@ class TrainingConfig(Strict):
         from engine.training.loop import Optimization
 
         return Optimization(self.learning_rate, self.schedule, self.warmup_share, max_grad_norm=self.max_grad_norm)
+
+
+def binds_draws(runtime: Runtime) -> dict[str, Any]:
+    """What decides which draws of a dropout a row gets, and so the result of training with one.
+
+    A budget that had to be lowered for want of memory changes them, too, and no key can know of that: the log says so.
+    """
+    return {name: getattr(runtime, name) for name in ("micro_batch_tokens", "layout", "memory_limit_gib", "compile")}
 
 
 def has_checkpoint(work: "Path") -> bool:

@@ -26,7 +26,7 @@ from engine.toml_text import to_toml
 
 OK, FAILED, INTERRUPTED, TERMINATED = 0, 1, 130, 143
 _QUIET = {
-    "TOKENIZERS_PARALLELISM": "false",
+    "TOKENIZERS_PARALLELISM": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -221,6 +221,6 @@ def _explain(error: Exception) -> int:
         traceback.print_exception(error)
     text = str(error)
     if isinstance(error, MemoryError):
-        text = "out of memory\n  fix: lower runtime.micro_batch_pairs, score_batch_pairs and generation_batch"
+        text = "out of memory\n  fix: lower runtime.micro_batch_tokens, score_batch_tokens and generation_batch"
     print(f"error: {text}", file=sys.stderr)
     return FAILED

@@ -57,34 +57,33 @@ def _policy(ctx: Context[Config]) -> "tuple[PeftModel, torch.device]":
     """The starting policy with the trained adapter on it, on its device."""
     from peft import PeftModel
 
-    from engine.models.devices import pick_device
+    from engine.models.devices import pick_device, placed
+    from engine.models.fused_lora import fuse_lora
+    from engine.models.quantization import check_quantization
 
     device = pick_device(ctx.runtime.device, ctx.runtime.threads)
     scored = ctx.inputs["reference"].handed_down
-    policy = open_policy(
-        ctx.inputs, ctx.config.model, ctx.sources, dtype=scored["dtype"], attention=scored["attention"]
-    )
+    check_quantization(scored["quantization"], scored["dtype"], device)
+    policy = placed(open_policy(ctx.inputs, ctx.config.model, ctx.sources, **scored), device)
     adapted = PeftModel.from_pretrained(policy, str(ctx.inputs["train"].file("adapter")))
-    return adapted.to(device).eval(), device
+    fuse_lora(adapted)
+    return adapted.eval(), device
 
 
 def _score(ctx: Context[Config], model: "PeftModel") -> "tuple[list[TokenPair], PairLogps]":
     import torch
 
     from engine.dpo.losses import PairLogps
+    from engine.fitting import scoring_passes
     from engine.models.scoring import score_pairs
     from engine.preferences.pairs import load_pairs
     from engine.preferences.scores import ref_logps
 
     pairs = load_pairs(ctx.inputs["subsample"].file("eval.parquet"))
     ref = torch.from_numpy(ref_logps(ctx.inputs["reference"].file("eval.parquet"), pairs))
-    scores = score_pairs(
-        model,
-        pairs,
-        batch_pairs=ctx.runtime.score_batch_pairs,
-        pad_id=open_tokenizer(ctx.inputs["tokenize"], ctx.config.model).pad_token_id or 0,
-        progress=lambda done: ctx.progress(done, len(pairs)),
-    )
+    pad_id = open_tokenizer(ctx.inputs["tokenize"], ctx.config.model).pad_token_id or 0
+    passes = scoring_passes(ctx, model, pairs, pad_id)
+    scores = score_pairs(model, pairs, passes, progress=lambda done: ctx.progress(done, len(pairs)))
     chosen, rejected = (
         torch.tensor([getattr(score, f"{side}_logps") for score in scores], dtype=torch.float64)
         for side in ("chosen", "rejected")

@@ -9,7 +9,7 @@ from engine.config import Located, Runtime, Seed, Strict
 from engine.policies import open_tokenizer, place_of
 from engine.sources import ModelSource, Sources
 from engine.stage import Context, Stage
-from engine.training_config import LoraConfig, TrainingConfig, has_checkpoint, upkeep
+from engine.training_config import LoraConfig, TrainingConfig, binds_draws, has_checkpoint, upkeep
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,7 @@ class Config(TrainingConfig):
     lora: LoraConfig = LoraConfig(rank=32, alpha=64.0, dropout=0.1)
     learning_rate: float = Field(default=1e-4, gt=0, lt=1)
     epochs: int = Field(default=3, ge=1)
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     refused_share: float = Field(default=0.05, ge=0, le=1, description="unusable examples that are borne")
 
     @model_validator(mode="after")
@@ -71,6 +71,7 @@ def run(ctx: Context[Config]) -> None:
 
     With data of its own also `ledger.parquet`; what became of the training pairs is in the ledgers above.
     """
+    from engine.fitting import apply_runtime, training_passes
     from engine.models.devices import accelerator_on, pick_device
     from engine.training.objectives import SftObjective
     from engine.training.run import train
@@ -80,8 +81,10 @@ def run(ctx: Context[Config]) -> None:
     accelerator = accelerator_on(device, ctx.work / "logs")
     examples = _examples(ctx)
     model = accelerator.prepare_model(_model(ctx).train())
+    apply_runtime(ctx, model, training=True)
     pad_id = open_tokenizer(ctx.inputs["tokenize"], config.model).pad_token_id or 0
-    objective = SftObjective(examples, pad_id, ctx.runtime.micro_batch_examples, accelerator.device)
+    groups = [(example,) for example in examples]
+    objective = training_passes(ctx, model, groups, lambda passes: SftObjective(examples, passes), pad_id)
     trained = train(
         model,
         objective,
@@ -105,6 +108,7 @@ def run(ctx: Context[Config]) -> None:
 def _model(ctx: Context[Config]) -> "PreTrainedModel | torch.nn.Module":
     import torch
 
+    from engine.models.fused_lora import fuse_lora
     from engine.models.loading import check_vocabulary, load_model, new_model
     from engine.models.lora import add_lora
 
@@ -127,12 +131,15 @@ def _model(ctx: Context[Config]) -> "PreTrainedModel | torch.nn.Module":
     check_vocabulary(model, tokenizer, base.name)
     if config.method == "full":
         return model
-    return add_lora(model, config.lora.lora(), seed=config.seed, base_name=base.name)
+    adapted = add_lora(model, config.lora.lora(), seed=config.seed, base_name=base.name)
+    fuse_lora(adapted)
+    return adapted
 
 
 def _save(ctx: Context[Config], model: Any) -> None:
     if hasattr(model, "merge_and_unload"):
         model.save_pretrained(str(ctx.work / "adapter"), save_embedding_layers=False)
+        (ctx.work / "adapter" / "README.md").unlink(missing_ok=True)  # peft's blank card, with a path in it
         model = model.merge_and_unload()
     model.save_pretrained(str(ctx.work / "policy"))
     open_tokenizer(ctx.inputs["tokenize"], ctx.config.model).save_pretrained(str(ctx.work / "policy"))
@@ -217,9 +224,9 @@ def _skip(config: Config) -> str | None:
 
 
 def _binds(config: Config, runtime: Runtime) -> dict[str, Any]:
-    """The micro-batch where there is dropout: it decides the draws. A named model may have some of its own."""
+    """What decides the draws of dropout where there is some. A named model may have some of its own."""
     draws = config.lora.dropout > 0 if config.method == "lora" else bool(config.model.name)
-    return {"micro_batch_examples": runtime.micro_batch_examples} if draws else {}
+    return binds_draws(runtime) if draws else {}
 
 
 STAGE = Stage(

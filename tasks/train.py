@@ -9,7 +9,7 @@ from engine.config import Strict
 from engine.policies import given_policy, open_policy, open_tokenizer, policy_name
 from engine.sources import ModelSource
 from engine.stage import Context, Stage
-from engine.training_config import LoraConfig, TrainingConfig, has_checkpoint, upkeep
+from engine.training_config import LoraConfig, TrainingConfig, binds_draws, has_checkpoint, upkeep
 
 if TYPE_CHECKING:
     import torch
@@ -56,18 +56,24 @@ class Config(TrainingConfig):
 
 def run(ctx: Context[Config]) -> None:
     """Writes `adapter/` in PEFT's format; below `logs/` the steps, TensorBoard's events and the sampled answers."""
+    from engine.fitting import apply_runtime
     from engine.models.devices import accelerator_on, pick_device
+    from engine.models.fused_lora import fuse_lora
     from engine.models.lora import add_lora, trainable_parameters
+    from engine.models.quantization import check_quantization
     from engine.training.run import train
 
     config, scored = ctx.config, ctx.inputs["reference"].handed_down
     device = pick_device(ctx.runtime.device, ctx.runtime.threads)
+    check_quantization(scored["quantization"], scored["dtype"], device)
     accelerator = accelerator_on(device, ctx.work / "logs")
-    policy = open_policy(ctx.inputs, config.model, ctx.sources, dtype=scored["dtype"], attention=scored["attention"])
+    policy = open_policy(ctx.inputs, config.model, ctx.sources, **scored)
     name = policy_name(ctx.inputs, config.model)
     model = add_lora(policy, config.lora.lora(), seed=config.seed, base_name=name)
+    fuse_lora(model)
     model = accelerator.prepare_model(model.train())
-    objective = _objective(ctx)
+    apply_runtime(ctx, model, training=True)
+    objective = _objective(ctx, model)
     proof = _prove(ctx, model, objective)
     trained = train(
         model,
@@ -92,30 +98,36 @@ def run(ctx: Context[Config]) -> None:
         trainable_parameters=sum(value.numel() for value in trainable_parameters(model).values()),
         device=str(device),
         dtype=scored["dtype"],
+        layout=objective.passes.forward.layout,
+        head=objective.passes.forward.head,
+        micro_batch_tokens=objective.passes.budget,
     )
 
 
 def _save(ctx: Context[Config], model: "PeftModel") -> None:
     model.save_pretrained(str(ctx.work / "adapter"), save_embedding_layers=False)
+    (ctx.work / "adapter" / "README.md").unlink(missing_ok=True)  # peft's blank card, with a path of this machine in it
 
 
-def _objective(ctx: Context[Config]) -> "PreferenceObjective":
+def _objective(ctx: Context[Config], model: "PeftModel") -> "PreferenceObjective":
     import torch
 
     from engine.dpo.losses import weighted_sum
+    from engine.fitting import training_passes
     from engine.preferences.pairs import load_pairs
     from engine.preferences.scores import ref_logps
     from engine.training.objectives import PreferenceObjective
 
     config = ctx.config
     pairs = load_pairs(ctx.inputs["subsample"].file("train.parquet"))
-    return PreferenceObjective(
-        pairs=pairs,
-        ref=torch.from_numpy(ref_logps(ctx.inputs["reference"].file("train.parquet"), pairs)),
-        loss=weighted_sum([term.model_dump() for term in config.loss], config.beta),
-        beta=config.beta,
-        pad_id=open_tokenizer(ctx.inputs["tokenize"], config.model).pad_token_id or 0,
-        micro_batch_pairs=ctx.runtime.micro_batch_pairs,
+    ref = torch.from_numpy(ref_logps(ctx.inputs["reference"].file("train.parquet"), pairs))
+    loss = weighted_sum([term.model_dump() for term in config.loss], config.beta)
+    return training_passes(
+        ctx,
+        model,
+        [pair.rows for pair in pairs],
+        lambda passes: PreferenceObjective(pairs, ref, loss, config.beta, passes),
+        open_tokenizer(ctx.inputs["tokenize"], config.model).pad_token_id or 0,
     )
 
 
@@ -177,6 +189,6 @@ STAGE = Stage(
     inputs=("tokenize", "subsample", "sft", "reference"),
     sources=lambda config, sources: given_policy(config.model, sources),
     # Which pairs share a pass decides which draws of the dropout they get.
-    binds=lambda config, runtime: {"micro_batch_pairs": runtime.micro_batch_pairs} if config.lora.dropout else {},
+    binds=lambda config, runtime: binds_draws(runtime) if config.lora.dropout else {},
     resumes=has_checkpoint,
 )

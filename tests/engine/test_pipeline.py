@@ -100,7 +100,7 @@ def test_going_back_to_an_earlier_value_reuses_what_was_made_then(toy):
 
 def test_where_and_how_fast_is_no_reason_to_run_again(toy):
     toy.run()
-    toy.run("runtime.micro_batch_pairs=1", "runtime.device=cpu")
+    toy.run("runtime.micro_batch_tokens=1", "runtime.device=cpu")
     assert toy.ran == []
 
 
@@ -108,14 +108,14 @@ def test_what_of_the_runtime_a_config_binds_is_part_of_the_key_and_of_no_other(t
     toy.run()
     toy.stages[3] = dataclasses.replace(
         toy.stages[3],
-        binds=lambda config, runtime: {"micro_batch_pairs": runtime.micro_batch_pairs} if config.beta > 0.1 else {},
+        binds=lambda config, runtime: {"micro_batch_tokens": runtime.micro_batch_tokens} if config.beta > 0.1 else {},
     )
-    assert toy.plan("runtime.micro_batch_pairs=1")["train"] == "reuse"
+    assert toy.plan("runtime.micro_batch_tokens=1")["train"] == "reuse"
     toy.run("train.beta=0.2")
-    again = toy.run("train.beta=0.2", "runtime.micro_batch_pairs=4")
+    again = toy.run("train.beta=0.2", "runtime.micro_batch_tokens=4")
     assert toy.ran == ["train"]
-    assert again.decisions["train"].why == "train.micro_batch_pairs: 8 → 4"
-    toy.run("train.beta=0.2", "runtime.micro_batch_examples=4")
+    assert again.decisions["train"].why == "train.micro_batch_tokens: 4096 → 4"
+    toy.run("train.beta=0.2", "runtime.score_batch_tokens=4")
     assert toy.ran == []
 
 

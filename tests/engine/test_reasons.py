@@ -35,7 +35,7 @@ def why(**changed: Any) -> str:
         ({"inputs": {"tokenize": "aa", "sft": "cc"}}, "input sft is new"),
         ({"sources": {"files": [["a.csv", "22"]]}}, "files has other content"),
         ({"version": 2}, "the code of train went from version 1 to 2"),
-        ({"runtime": {"micro_batch_pairs": 8}}, "train.micro_batch_pairs: nothing → 8"),
+        ({"runtime": {"micro_batch_tokens": 8}}, "train.micro_batch_tokens: nothing → 8"),
         ({}, "its artifact is gone"),
     ],
 )

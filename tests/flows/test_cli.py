@@ -121,7 +121,7 @@ class TestRun:
             raise MemoryError
 
         toy.hooks["train"] = fail
-        assert "micro_batch_pairs" in error_of(dpo, "run")
+        assert "micro_batch_tokens" in error_of(dpo, "run")
 
     def test_that_is_interrupted_says_how_to_go_on_and_goes_on(self, dpo, toy):
         def interrupt(ctx):
@@ -284,13 +284,34 @@ class TestCommand:
     def test_the_libraries_are_told_to_be_quiet_unless_the_user_said_otherwise(self, toy, monkeypatch):
         monkeypatch.setattr(tasks, "STAGES", toy.stages)
         monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)
-        monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
         cli.main(["config", "--profile", "toy"])
         assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
-        assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
+        assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
 
 
 def test_the_terminal_is_a_listener_that_other_code_may_replace():
     from flows._terminal import Terminal
 
     assert issubclass(Terminal, Listener)
+
+
+RUN = """
+import sys
+from flows.cli import main
+assert main({words}) == 0
+heavy = sorted({{"torch", "transformers", "peft", "datasets", "tokenizers"}} & set(sys.modules))
+assert not heavy, heavy
+"""
+
+
+def test_a_run_imports_nothing_heavy_before_a_stage_needs_it(tmp_path):
+    places = (f"runtime.{name}='{tmp_path / name}'" for name in ("artifacts", "data"))
+    settings = [word for key in ("download.embedded_pairs=5", *places) for word in ("--set", key)]
+    words = ["run", "--until", "download", "--json", *settings]
+    root = Path(cli.__file__).parents[1]
+    for action in ("run", "reuse"):
+        script = RUN.format(words=words)
+        done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)[0]["action"] == action

@@ -16,7 +16,10 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from engine.dpo.losses import weighted_sum
+from engine.models.forward import PLAIN, Forward
+from engine.models.fused_lora import fuse_lora
 from engine.models.lora import Lora, add_lora
+from engine.models.passes import Passes
 from engine.models.scoring import PairScores, score_pairs
 from engine.preferences.batching import BatchPlan
 from engine.preferences.pairs import TokenPair, TokenRow
@@ -27,6 +30,8 @@ from engine.training.run import Upkeep, train
 VOCABULARY, PAD, EOS = 97, 0, 2
 LORA = Lora(rank=4, alpha=8.0, dropout=0.0, targets="all-linear")
 HOW = Optimization(learning_rate=2e-3, schedule="linear", warmup_share=0.25)
+
+PACKED_ROWS = Passes(Forward("packed", "fused"), budget=200, pad_id=PAD)
 
 Numbers = dict[str, float]
 
@@ -49,7 +54,7 @@ class Case:
     batch_size: int = 4
     terms: Sequence[tuple[str, float]] = (("sigmoid", 1.0),)
     label_smoothing: float = 0.0
-    micro_batch_pairs: int = 3
+    passes: Passes = PACKED_ROWS
 
     @property
     def plan(self) -> BatchPlan:
@@ -74,14 +79,14 @@ class Outcome:
 def ours(case: Case) -> Outcome:
     """This project's objective, losses and loop over the case."""
     model, found = copy.deepcopy(case.start).train(), Outcome()
+    fuse_lora(model)
     terms = [{"name": name, "weight": weight, "label_smoothing": case.label_smoothing} for name, weight in case.terms]
     objective = PreferenceObjective(
         pairs=case.pairs,
         ref=case.ref,
         loss=weighted_sum(terms, case.beta),
         beta=case.beta,
-        pad_id=PAD,
-        micro_batch_pairs=case.micro_batch_pairs,
+        passes=case.passes,
     )
     upkeep = Upkeep("train", case.folder / "ours", logging.getLogger("oracle"), lambda done, total, numbers: None)
 
@@ -235,7 +240,7 @@ def case(tmp_path: Path) -> Callable[..., Case]:
     def make(*, tied: bool = False, count: int = 38, **others: Any) -> Case:
         start, pairs = random_start(tied=tied), random_pairs(count, seed=11)
         with start.disable_adapter():
-            scores = score_pairs(start, pairs, batch_pairs=5, pad_id=PAD)
+            scores = score_pairs(start, pairs, Passes(PLAIN, 400, PAD))
         return Case(start, pairs, scores, tmp_path, **others)
 
     return make

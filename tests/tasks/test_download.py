@@ -2,6 +2,7 @@ import gzip
 import json
 import os
 import random
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,26 @@ def test_pairs_come_with_source_and_row_and_refusals_with_their_reason(
         "refused_by_reason": {"broken_json": 1, "null_field": 1},
         "formats": ["prompt/chosen/rejected"],
     }
+
+
+def test_memory_does_not_grow_with_the_rows(
+    tmp_path: Path, download: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.download.ROW_GROUP_ROWS", 50)
+    monkeypatch.setattr("engine.preferences.ledger.ROW_GROUP_ROWS", 50)
+    monkeypatch.setitem(download.__globals__, "read_table", lambda path, schema: schema.empty_table())
+
+    def peak(rows: int) -> int:
+        path = tmp_path / f"{rows}.jsonl"
+        lines(path, [comparison(number, chosen=f"{number} " * 100 if number % 3 else "") for number in range(rows)])
+        tracemalloc.start()
+        download(files=str(path), refused_share=0.5)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(100)  # imports and caches
+    assert peak(4_000) < peak(1_000) + 100_000  # bytes; the texts of 3,000 rows are over a million
 
 
 def test_several_files_of_several_kinds_are_read_in_order(tmp_path: Path, download: Callable[..., Made]) -> None:

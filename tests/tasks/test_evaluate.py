@@ -35,7 +35,7 @@ def test_the_metrics_have_the_eval_names_and_the_rates_of_both_policies(made):
         assert f"{policy}/normal/right" in rates
         assert f"{policy}/adversarial/right" not in rates  # no right answer is known there
     assert all(isinstance(value, int | float) for value in found.values())
-    assert made.metrics == found | {"beta": 0.1, "generation": "greedy"}
+    assert made.metrics.items() >= (found | {"beta": 0.1, "generation": "greedy"}).items()
 
 
 def test_accuracy_stands_beside_the_accuracy_of_the_longer_one_wins(made, tiny):

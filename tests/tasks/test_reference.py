@@ -3,8 +3,10 @@ import math
 import pytest
 import torch
 
-from engine.errors import ModelError
+from engine.errors import ConfigError, ModelError
+from engine.models.forward import PLAIN
 from engine.models.loading import Place, load_model
+from engine.models.passes import Passes
 from engine.models.scoring import score_pairs
 from engine.preferences.pairs import load_pairs
 from engine.preferences.schema import SCORES, read_table
@@ -21,7 +23,7 @@ def sums(made):
 
 def scored_by(model, tiny, *overrides):
     pairs = load_pairs(tiny.artifact("subsample", *overrides).file("train.parquet"))
-    found = score_pairs(model, pairs, batch_pairs=4, pad_id=0)
+    found = score_pairs(model, pairs, Passes(PLAIN, 400, 0))
     return [side for score in found for side in (score.chosen_logps, score.rejected_logps)]
 
 
@@ -63,14 +65,31 @@ def test_how_the_scores_were_made_is_told(tiny):
 
 def test_the_batch_size_is_no_part_of_the_identity(tiny):
     tiny.artifact("reference")
-    assert tiny.plan("runtime.score_batch_pairs=3")["reference"] == "reuse"
+    assert tiny.plan("runtime.score_batch_tokens=300")["reference"] == "reuse"
     assert tiny.plan("reference.dtype=bfloat16")["reference"] == "run"
 
 
-def test_bfloat16_scores_are_near_those_of_float32(tiny):
-    exact, rough = sums(tiny.artifact("reference")), sums(tiny.artifact("reference", "reference.dtype=bfloat16"))
+def test_weights_are_not_quantised_where_there_is_no_cuda_and_that_is_said_at_once(tiny):
+    with pytest.raises(ConfigError, match="4bit weights need a CUDA device"):
+        tiny.artifact("reference", "reference.quantization=4bit")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_scores_are_near_those_of_float32_and_train_to_the_end(tiny, dtype):
+    override = f"reference.dtype={dtype}"
+    exact, rough = sums(tiny.artifact("reference")), sums(tiny.artifact("reference", override))
     assert rough != exact
     assert rough == pytest.approx(exact, rel=0.02)
+    assert tiny.artifact("train", override).metrics["dtype"] == dtype
+
+
+@pytest.mark.parametrize("layout", ["packed", "shared", "padded"])
+def test_any_layout_gives_the_same_scores(tiny, layout):
+    right = sums(tiny.artifact("reference"))
+    tiny.run(f"runtime.layout={layout}", only="reference", force=True)
+    made = tiny.artifact("reference")
+    assert made.metrics["layout"] == layout
+    assert sums(made) == pytest.approx(right, rel=1e-5)
 
 
 def test_a_given_model_is_scored_as_it_is_and_sft_skipped(tiny, base):

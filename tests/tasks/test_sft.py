@@ -178,17 +178,20 @@ def test_after_a_kill_it_goes_on_and_ends_as_if_nothing_had_happened(tiny, kille
     assert whole.file("logs/steps.jsonl").read_bytes() == steps
 
 
+DRAWS = {"micro_batch_tokens": 4, "layout": "auto", "memory_limit_gib": 0.0, "compile": False}
+
+
 @pytest.mark.parametrize(
     ("config", "bound"),
     [
         ({}, {}),
-        ({"model": {"name": "a/b"}}, {"micro_batch_examples": 4}),
-        ({"model": {"name": "a/b"}, "method": "lora"}, {"micro_batch_examples": 4}),
+        ({"model": {"name": "a/b"}}, DRAWS),
+        ({"model": {"name": "a/b"}, "method": "lora"}, DRAWS),
         ({"model": {"name": "a/b"}, "method": "lora", "lora": {"dropout": 0}}, {}),
     ],
 )
 def test_the_micro_batch_is_part_of_the_identity_where_there_may_be_dropout(config, bound):
-    assert STAGE.binds(Config.model_validate(config), Runtime(micro_batch_examples=4)) == bound
+    assert STAGE.binds(Config.model_validate(config), Runtime(micro_batch_tokens=4)) == bound
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, True])

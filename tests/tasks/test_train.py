@@ -90,19 +90,28 @@ def test_only_beta_changed_is_only_train_and_evaluate_again(tiny):
 
 def test_with_dropout_the_micro_batch_decides_the_draws_and_is_part_of_the_identity(tiny):
     tiny.run(until="train")
-    pipeline = Pipeline(STAGES, tiny.settings("runtime.micro_batch_pairs=4"), network=False)
+    pipeline = Pipeline(STAGES, tiny.settings("runtime.micro_batch_tokens=400"), network=False)
     decision = {each.stage: each for each in pipeline.plan()}["train"]
-    assert (decision.action, decision.why) == ("run", "train.micro_batch_pairs: 8 → 4")
+    assert (decision.action, decision.why) == ("run", "train.micro_batch_tokens: 4096 → 400")
 
 
 def test_the_micro_batch_is_no_part_of_the_identity_without_dropout_and_hardly_of_the_numbers(tiny):
     overrides = ("train.lora.dropout=0", "train.seed=3")
-    whole = tiny.artifact("train", *overrides, "runtime.micro_batch_pairs=6")
+    whole = tiny.artifact("train", *overrides, "runtime.micro_batch_tokens=600")
     losses = [step["loss"] for step in lines(whole, "steps")]
-    assert tiny.plan(*overrides, "runtime.micro_batch_pairs=1")["train"] == "reuse"
-    tiny.run(*overrides, "runtime.micro_batch_pairs=1", only="train", force=True)
+    assert tiny.plan(*overrides, "runtime.micro_batch_tokens=1")["train"] == "reuse"
+    tiny.run(*overrides, "runtime.micro_batch_tokens=1", only="train", force=True)
     parted = tiny.artifact("train", *overrides)
     assert [step["loss"] for step in lines(parted, "steps")] == pytest.approx(losses, rel=1e-4)
+
+
+@pytest.mark.parametrize("override", ["runtime.gradient_checkpointing=true", "runtime.layout=padded"])
+def test_what_saves_memory_or_lays_rows_out_trains_the_same(tiny, override):
+    overrides = ("train.lora.dropout=0", "train.seed=4")
+    losses = [step["loss"] for step in lines(tiny.artifact("train", *overrides), "steps")]
+    tiny.run(*overrides, override, only="train", force=True)
+    again = [step["loss"] for step in lines(tiny.artifact("train", *overrides), "steps")]
+    assert again == pytest.approx(losses, rel=1e-4)
 
 
 def test_an_sft_term_raises_the_chosen_responses_beside_the_preference(tiny):
