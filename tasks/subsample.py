@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field
 
 from engine.config import Seed, Strict
 from engine.errors import DataError
 from engine.preferences.ledger import Ledger
-from engine.preferences.sampling import Census, Halves, Positions, census, copy_rows, halves
-from engine.preferences.schema import TOKENS, read_rows
+from engine.preferences.sampling import Census, Halves, Positions, census, copy_rows, halves, rows_at
 from engine.stage import Context, Stage
 
 _DETAILS = {
@@ -82,13 +82,12 @@ def _evaluation(config: Config, found: Halves) -> Positions:
 
 def _enter(counted: Census, source: Path, target: Path) -> None:
     """Enters every row that was set aside."""
+    positions = np.fromiter(counted.reasons, dtype=np.int64)
     with Ledger(target) as ledger:
-        at = 0
-        for rows in read_rows(source, TOKENS, ["pair_id", "source", "row"]):
-            for row in rows:
-                if reason := counted.reasons.get(at):
-                    ledger.add(reason, **row, detail=_DETAILS[reason])
-                at += 1
+        tables = rows_at(source, positions, ["pair_id", "source", "row"])
+        rows = (row for table in tables for row in table.to_pylist())
+        for row, reason in zip(rows, counted.reasons.values(), strict=True):
+            ledger.add(reason, **row, detail=_DETAILS[reason])
 
 
 def _record(ctx: Context[Config], counted: Census, found: Halves, train: int, evaluation: int) -> None:

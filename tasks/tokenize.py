@@ -1,14 +1,15 @@
 """tokenize: pairs of text become pairs of token ids; the tokenizer, trained or loaded, is part of the artifact."""
 
+import gc
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
@@ -17,7 +18,7 @@ from engine.errors import ModelError
 from engine.fingerprint import digest
 from engine.policies import place_of
 from engine.preferences.ledger import Ledger, check_budget
-from engine.preferences.schema import PAIRS, TOKENS, read_rows, writer
+from engine.preferences.schema import PAIRS, TOKENS, read_batches, read_rows, writer
 from engine.sources import ModelSource, Sources
 from engine.stage import Context, Stage
 
@@ -71,7 +72,8 @@ def run(ctx: Context[Config]) -> None:
     form.check_room(ctx.config.prompt_limit)
     with Ledger(ctx.work / "ledger.parquet") as ledger:
         totals = _tokenize(ctx, pairs, form, ledger)
-    _check(ctx, totals, ledger)
+    dropped, share = totals.read - totals.pairs, ctx.config.refused_share
+    check_budget(dropped, totals.read, share, _drops(ledger), ctx.stage, ledger.path)
     limits = {"max_length": ctx.config.max_length, "max_prompt_length": ctx.config.prompt_limit}
     ctx.hand_down(template=ctx.config.template, **limits)
     _record(ctx, totals, ledger, vocab_size=len(tokenizer))
@@ -87,6 +89,8 @@ class _Totals:
 
     def add(self, table: pa.Table) -> None:
         """Counts one table of TOKENS in."""
+        import pyarrow.compute as pc  # takes longer to import than all of a status
+
         if not table.num_rows:
             return
         self.pairs += table.num_rows
@@ -101,18 +105,15 @@ class _Totals:
 
 
 def _tokenize(ctx: Context[Config], pairs: Path, form: "Template", ledger: Ledger) -> _Totals:
-    from engine.preferences.tokenizing import Limits, tokenize_rows
+    from engine.preferences.tokenizing import Limits, tokenize_pairs
 
     limits = Limits(ctx.config.max_length, ctx.config.prompt_limit)
     totals = _Totals(pq.read_metadata(pairs).num_rows)
-    done = 0
-    with writer(ctx.work / "pairs.parquet", TOKENS) as out:
-        for rows in read_rows(pairs, PAIRS):
-            table = tokenize_rows(rows, form, limits, ledger)
+    with writer(ctx.work / "pairs.parquet", TOKENS) as out, _settled():
+        for table in tokenize_pairs(read_batches(pairs, PAIRS), form, limits, ledger):
             out.write_table(table)
             totals.add(table)
-            done += len(rows)
-            ctx.progress(done, totals.read)
+            ctx.progress(totals.pairs + sum(_drops(ledger).values()), totals.read)
     largest = max(form.tokenizer.get_vocab().values())
     if totals.highest_id > largest:
         raise ModelError(
@@ -124,11 +125,22 @@ def _tokenize(ctx: Context[Config], pairs: Path, form: "Template", ledger: Ledge
     return totals
 
 
-def _check(ctx: Context[Config], totals: _Totals, ledger: Ledger) -> None:
+@contextmanager
+def _settled() -> Iterator[None]:
+    """The garbage collector leaves alone what is there already: a list a row would make it look through all of it again
+    and again, a tenth of the time that encoding takes.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _drops(ledger: Ledger) -> dict[str, int]:
     from engine.preferences.tokenizing import CUTS
 
-    drops = {reason: count for reason, count in ledger.counts.items() if reason not in CUTS}
-    check_budget(totals.read - totals.pairs, totals.read, ctx.config.refused_share, drops, ctx.stage, ledger.path)
+    return {reason: count for reason, count in ledger.counts.items() if reason not in CUTS}
 
 
 def _record(ctx: Context[Config], totals: _Totals, ledger: Ledger, vocab_size: int) -> None:

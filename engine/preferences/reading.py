@@ -236,7 +236,7 @@ def _named(header: list[str], fields: list[str], encoding: str) -> dict[str, Any
 def _parquet_rows(path: Path, encoding: str) -> Rows:
     row = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:  # a buffer would come to hold the whole file
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 for content in _plain(batch).to_pylist():
                     row += 1

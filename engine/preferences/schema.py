@@ -117,11 +117,19 @@ def read_table(path: Path, schema: pa.Schema, columns: Sequence[str] | None = No
         return file.read(columns=list(columns) if columns else None)
 
 
-def read_rows(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> Iterator[list[dict[str, Any]]]:
-    """Rows as dicts, a batch at a time, so that memory does not grow with the file. Raises as `read_table`."""
+def read_batches(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The table in batches of at most `ROW_GROUP_ROWS` rows, so that memory does not grow with the file.
+
+    Raises as `read_table`.
+    """
     with _opened(path, schema) as file:
-        for batch in file.iter_batches(batch_size=ROW_GROUP_ROWS, columns=list(columns) if columns else None):
-            yield batch.to_pylist()
+        yield from file.iter_batches(batch_size=ROW_GROUP_ROWS, columns=list(columns) if columns else None)
+
+
+def read_rows(path: Path, schema: pa.Schema, columns: Sequence[str] | None = None) -> Iterator[list[dict[str, Any]]]:
+    """Rows as dicts, a batch at a time. Raises as `read_table`."""
+    for batch in read_batches(path, schema, columns):
+        yield batch.to_pylist()
 
 
 def writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
@@ -131,7 +139,7 @@ def writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
 
 def _opened(path: Path, schema: pa.Schema) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, pre_buffer=False)  # a buffer would come to hold the whole file by its end
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(
             "a table cannot be read", expected="a Parquet file", found=str(error), where=str(path)

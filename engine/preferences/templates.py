@@ -211,14 +211,38 @@ def _special(tokenizer: Any, which: str, name: str) -> int:
 def _encode(tokenizer: Any, texts: Sequence[str], literal: bool) -> list[list[int]]:
     if not texts:
         return []
-    encoded: list[list[int]] = tokenizer(
-        list(texts), add_special_tokens=False, split_special_tokens=literal, return_attention_mask=False, verbose=False
-    )["input_ids"]
+    encoded = (_backend_ids if _is_plain(tokenizer) else _own_ids)(tokenizer, list(texts), literal)
     if not literal:
         return encoded
     # A vocabulary of whole words gives BOS and EOS to text that spells them, whatever it is asked.
     frame = {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None, tokenizer.unk_token_id}
     return [ids if frame.isdisjoint(ids) else [index for index in ids if index not in frame] for ids in encoded]
+
+
+def _is_plain(tokenizer: Any) -> bool:
+    """Whether its class adds nothing of its own to what the backend encodes."""
+    from transformers import PreTrainedTokenizerFast
+
+    steps = ("__call__", "_encode_plus")
+    return isinstance(tokenizer, PreTrainedTokenizerFast) and all(
+        getattr(type(tokenizer), step, None) is getattr(PreTrainedTokenizerFast, step, "moved") for step in steps
+    )
+
+
+def _backend_ids(tokenizer: Any, texts: list[str], literal: bool) -> list[list[int]]:
+    """As `_own_ids`, in three quarters of the time: no offsets, masks or tokens are gathered."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = literal
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def _own_ids(tokenizer: Any, texts: list[str], literal: bool) -> list[list[int]]:
+    encoded: list[list[int]] = tokenizer(
+        texts, add_special_tokens=False, split_special_tokens=literal, return_attention_mask=False, verbose=False
+    )["input_ids"]
+    return encoded
 
 
 def _after(lead_ids: Sequence[int], ids: list[int]) -> list[int]:

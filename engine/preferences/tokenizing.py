@@ -8,8 +8,9 @@ What is cut, and the rule for it:
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +31,11 @@ TRAINING_CHARACTERS = 5_000_000  # merges hardly change beyond; training takes s
 
 _CHARACTERS_PER_TOKEN = 256
 _AUTO_VOCABULARY = (512, 8_192)
+_KEPT = ["pair_id", "chosen", "rejected", "source", "row"]  # of PAIRS in TOKENS, as they are
+_PLACE = ["pair_id", "source", "row"]
 
+T = TypeVar("T")
+Ids = list[list[int]]
 Row = Mapping[str, Any]
 
 
@@ -43,41 +48,102 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Tokenized:
-    """One pair under the limits. `chosen` and `rejected` are the scored ids; each row is `prompt` and one of them.
+class Encoded:
+    """Pairs in ids, whole: nothing is cut yet.
 
-    The `*_cut` are numbers of ids that the limits took away.
+    Attributes:
+        pairs: what TOKENS keeps of each pair beside ids; no row of those that the template refuses.
+        prompts, chosen, rejected: ids of every row of `pairs`; a response's are without the template's `end_ids`.
+        refused: where each row comes from that the template refuses, and what it says.
     """
 
-    prompt: list[int]
-    chosen: list[int]
-    rejected: list[int]
-    prompt_cut: int
-    chosen_cut: int
-    rejected_cut: int
+    pairs: pa.Table
+    prompts: Ids
+    chosen: Ids
+    rejected: Ids
+    refused: list[tuple[Row, str]]
 
-    @property
-    def drop_reason(self) -> str:
-        """Why this pair cannot be learned from, in snake_case; empty when it can."""
-        if not self.chosen or not self.rejected:
+
+@dataclass(frozen=True)
+class Fitted:
+    """Pairs under the limits. `chosen` and `rejected` are the scored ids; a row is its prompt and one of them.
+
+    Attributes:
+        cuts: how many ids the limits took away, for each name of `CUTS` a number a pair.
+    """
+
+    prompts: Ids
+    chosen: Ids
+    rejected: Ids
+    cuts: Mapping[str, Sequence[int]]
+
+    def drop_reasons(self) -> list[str]:
+        """Why each pair cannot be learned from, in snake_case; empty for a pair that can."""
+        return [self._drop_reason(at) for at in range(len(self.prompts))]
+
+    def _drop_reason(self, at: int) -> str:
+        chosen, rejected = self.chosen[at], self.rejected[at]
+        if not chosen or not rejected:
             return "no_scored_token"
-        if self.chosen == self.rejected:
-            return "equal_after_cut" if self.chosen_cut or self.rejected_cut else "equal_tokens"
+        if chosen == rejected:
+            return "equal_after_cut" if self.cuts["chosen_cut"][at] or self.cuts["rejected_cut"][at] else "equal_tokens"
         return ""
 
 
-def fit(template: Template, prompt: list[int], chosen: list[int], rejected: list[int], limits: Limits) -> Tokenized:
-    """One pair under the limits.
+def tokenize_pairs(
+    batches: Iterable[pa.RecordBatch], template: Template, limits: Limits, ledger: Ledger
+) -> Iterator[pa.Table]:
+    """A table of TOKENS for each batch of PAIRS, rows in their order; cuts and drops go into the ledger.
+
+    The next batch is encoded in a thread while the caller is busy with the table of the one before.
+    """
+    for encoded in _ahead(encode(batch, template) for batch in batches):
+        fitted = fit(template, encoded.prompts, encoded.chosen, encoded.rejected, limits)
+        drops = fitted.drop_reasons()
+        _note(encoded, fitted, drops, ledger)
+        yield _table(encoded.pairs, fitted).filter(pa.array([not reason for reason in drops], pa.bool_()))
+
+
+def encode(batch: pa.RecordBatch, template: Template) -> Encoded:
+    """The pairs of a batch of PAIRS in ids, in their order."""
+    conversations = batch["prompt"].to_pylist()
+    texts: dict[int, str] = {}
+    refused: dict[int, str] = {}
+    for at, messages in enumerate(conversations):
+        try:
+            texts[at] = template.render_prompt(messages)
+        except DataError as error:
+            refused[at] = " ".join(filter(None, (error.problem, error.found)))
+    taken = batch.select(_KEPT).take(pa.array(list(texts), pa.int64()))
+    prompt_ids = pa.array([prompt_id(conversations[at]) for at in texts], pa.string())
+    pairs = pa.Table.from_batches([taken]).append_column("prompt_id", prompt_ids)
+    return Encoded(
+        pairs.append_column("prompt", pa.array(texts.values(), pa.string())),
+        template.encode_prompts(list(texts.values())),
+        template.response_ids(taken["chosen"].to_pylist()),
+        template.response_ids(taken["rejected"].to_pylist()),
+        list(zip(_places(batch, list(refused)), refused.values(), strict=True)),
+    )
+
+
+def fit(template: Template, prompts: Ids, chosen: Ids, rejected: Ids, limits: Limits) -> Fitted:
+    """Pairs under the limits.
 
     Args:
-        prompt: whole prompt ids.
+        prompts: whole prompt ids.
         chosen, rejected: whole response ids without the template's `end_ids`.
     """
-    kept = template.cut_prompt(prompt, limits.max_prompt_length)
-    room = limits.max_length - len(kept)
-    chosen, chosen_cut = fit_response(chosen, template.end_ids, room)
-    rejected, rejected_cut = fit_response(rejected, template.end_ids, room)
-    return Tokenized(kept, chosen, rejected, len(prompt) - len(kept), chosen_cut, rejected_cut)
+    kept = [template.cut_prompt(ids, limits.max_prompt_length) for ids in prompts]
+    prompt_cut = [len(whole) - len(ids) for whole, ids in zip(prompts, kept, strict=True)]
+    rooms = [limits.max_length - len(ids) for ids in kept]
+    chosen, chosen_cut = _fit_responses(chosen, template.end_ids, rooms)
+    rejected, rejected_cut = _fit_responses(rejected, template.end_ids, rooms)
+    return Fitted(kept, chosen, rejected, dict(zip(CUTS, (prompt_cut, chosen_cut, rejected_cut), strict=True)))
+
+
+def _fit_responses(responses: Ids, end_ids: Sequence[int], rooms: Sequence[int]) -> tuple[Ids, list[int]]:
+    fitted = [fit_response(ids, end_ids, room) for ids, room in zip(responses, rooms, strict=True)]
+    return [ids for ids, _ in fitted], [cut for _, cut in fitted]
 
 
 def fit_response(ids: list[int], end_ids: Sequence[int], room: int) -> tuple[list[int], int]:
@@ -89,56 +155,48 @@ def fit_response(ids: list[int], end_ids: Sequence[int], room: int) -> tuple[lis
     return kept, whole - len(kept)
 
 
-def tokenize_rows(rows: Sequence[Row], template: Template, limits: Limits, ledger: Ledger) -> pa.Table:
-    """Rows of PAIRS as a table of TOKENS, in their order; cuts and drops go into the ledger."""
-    rendered = [(row, text) for row in rows if (text := _rendered(row, template, ledger)) is not None]
-    prompts = template.encode_prompts([text for _, text in rendered])
-    chosen = template.response_ids([row["chosen"] for row, _ in rendered])
-    rejected = template.response_ids([row["rejected"] for row, _ in rendered])
-    kept: list[tuple[Row, str, Tokenized]] = []
-    for (row, text), *ids in zip(rendered, prompts, chosen, rejected, strict=True):
-        pair = fit(template, ids[0], ids[1], ids[2], limits)
-        _note(row, pair, ledger)
-        if not pair.drop_reason:
-            kept.append((row, text, pair))
-    return _table(kept)
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made in a thread while the one before it is used."""
+    with ThreadPoolExecutor(1) as beside:
+        coming = beside.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = beside.submit(next, items, None)
+            yield item
 
 
-def _rendered(row: Row, template: Template, ledger: Ledger) -> str | None:
-    try:
-        return template.render_prompt(row["prompt"])
-    except DataError as error:
-        place = {"source": row["source"], "row": row["row"], "pair_id": row["pair_id"]}
-        ledger.add("refused_by_template", **place, detail=" ".join(filter(None, (error.problem, error.found))))
-        return None
+def _note(encoded: Encoded, fitted: Fitted, drops: Sequence[str], ledger: Ledger) -> None:
+    """Enters the rows that the template refuses, and then every pair's drop, or else its cuts."""
+    for place, detail in encoded.refused:
+        ledger.add("refused_by_template", **place, detail=detail)
+    cut = np.any(list(fitted.cuts.values()), axis=0)
+    noted = np.flatnonzero(cut | (np.array(drops, dtype=object) != "")).tolist()
+    for at, place in zip(noted, _places(encoded.pairs, noted), strict=True):
+        prompt, chosen, rejected = (len(side[at]) for side in (fitted.prompts, fitted.chosen, fitted.rejected))
+        left = f"left: prompt {prompt}, chosen {chosen}, rejected {rejected} tokens"
+        if drops[at]:
+            ledger.add(drops[at], **place, detail=left)
+            continue
+        for reason in CUTS:
+            if taken := fitted.cuts[reason][at]:
+                ledger.add(reason, **place, detail=f"{taken} tokens cut; {left}")
 
 
-def _note(row: Row, pair: Tokenized, ledger: Ledger) -> None:
-    """Enters a pair's drop, or else its cuts."""
-    place = {"source": row["source"], "row": row["row"], "pair_id": row["pair_id"]}
-    sizes = f"prompt {len(pair.prompt)}, chosen {len(pair.chosen)}, rejected {len(pair.rejected)} tokens"
-    if pair.drop_reason:
-        ledger.add(pair.drop_reason, **place, detail=f"left: {sizes}")
-        return
-    for reason in CUTS:
-        if cut := getattr(pair, reason):
-            ledger.add(reason, **place, detail=f"{cut} tokens cut; left: {sizes}")
+def _places(pairs: pa.RecordBatch | pa.Table, rows: Sequence[int]) -> list[Row]:
+    """What a ledger says of where rows come from."""
+    found: list[Row] = pairs.select(_PLACE).take(pa.array(rows, pa.int64())).to_pylist()
+    return found
 
 
-def _table(kept: Sequence[tuple[Row, str, Tokenized]]) -> pa.Table:
-    pairs = [pair for _, _, pair in kept]
-    columns: dict[str, Any] = {
-        "prompt_id": [prompt_id(row["prompt"]) for row, _, _ in kept],
-        "prompt_length": [len(pair.prompt) for pair in pairs],
-        **{f"{reason}_tokens": [getattr(pair, reason) for pair in pairs] for reason in CUTS},
-        "prompt": [text for _, text, _ in kept],
-        **{name: [row[name] for row, _, _ in kept] for name in ("pair_id", "chosen", "rejected", "source", "row")},
-    }
-    for side in ("chosen", "rejected"):
-        ids = pa.array([pair.prompt + getattr(pair, side) for pair in pairs], TOKENS.field(f"{side}_input_ids").type)
-        columns[f"{side}_input_ids"] = ids
-        columns[f"{side}_label_mask"] = _masks(ids, columns["prompt_length"])
-    return pa.table({field.name: pa.array(columns[field.name], field.type) for field in TOKENS}, schema=TOKENS)
+def _table(pairs: pa.Table, fitted: Fitted) -> pa.Table:
+    """All rows as a table of TOKENS, those to drop too."""
+    lengths = [len(ids) for ids in fitted.prompts]
+    columns = {name: pairs[name] for name in pairs.column_names} | {"prompt_length": lengths}
+    columns |= {f"{name}_tokens": cuts for name, cuts in fitted.cuts.items()}
+    for side, responses in (("chosen", fitted.chosen), ("rejected", fitted.rejected)):
+        rows = [prompt + response for prompt, response in zip(fitted.prompts, responses, strict=True)]
+        ids = pa.array(rows, TOKENS.field(f"{side}_input_ids").type)
+        columns |= {f"{side}_input_ids": ids, f"{side}_label_mask": _masks(ids, lengths)}
+    return pa.table({name: columns[name] for name in TOKENS.names}, schema=TOKENS)
 
 
 def _masks(ids: pa.ListArray, prompt_lengths: Sequence[int]) -> pa.ListArray:

@@ -1,3 +1,4 @@
+import gc
 import json
 import subprocess
 import sys
@@ -81,19 +82,26 @@ def pair(number: int, **changes: Any) -> dict[str, Any]:
     return row | {"source": "pairs.jsonl", "row": number} | changes
 
 
-def download(folder: Path, rows: list[dict[str, Any]]) -> Artifact:
+def download(folder: Path, rows: list[dict[str, Any]], group: int) -> Artifact:
     folder.mkdir(exist_ok=True)
     with writer(folder / "pairs.parquet", PAIRS) as out:
-        out.write_table(pa.Table.from_pylist(rows, schema=PAIRS))
+        out.write_table(pa.Table.from_pylist(rows, schema=PAIRS), row_group_size=group)
     return Artifact("download", "key", folder)
 
 
-def made(tmp_path: Path, config: Config, rows: list[dict[str, Any]], name: str = "work") -> Context[Config]:
+def made(
+    tmp_path: Path,
+    config: Config,
+    rows: list[dict[str, Any]],
+    name: str = "work",
+    group: int = 5_000,
+    listener: Listener | None = None,
+) -> Context[Config]:
     work = tmp_path / name
     work.mkdir(exist_ok=True)
-    inputs = {"download": download(tmp_path / "download", rows)}
+    inputs = {"download": download(tmp_path / "download", rows, group)}
     sources = Sources(tmp_path / "memory", network=False)
-    ctx = Context("tokenize", config, inputs, work, Runtime(), sources, Listener())
+    ctx = Context("tokenize", config, inputs, work, Runtime(), sources, listener or Listener())
     run(ctx)
     return ctx
 
@@ -143,6 +151,39 @@ def test_the_same_input_makes_the_same_bytes_and_leftovers_do_not_stay(tmp_path)
     (tmp_path / "second" / "tokenizer").mkdir(parents=True)
     (tmp_path / "second" / "tokenizer" / "special_tokens_map.json").write_text("left by an interrupted attempt")
     assert contents(first) == contents(made(tmp_path, Config(), rows, "second").work)
+
+
+def test_the_row_groups_of_the_input_do_not_show_in_the_rows(tmp_path):
+    rows = [pair(number) for number in range(30)]
+    whole = read_table(made(tmp_path, Config(), rows, "whole").work / "pairs.parquet", TOKENS)
+    parts = read_table(made(tmp_path, Config(), rows, "parts", group=7).work / "pairs.parquet", TOKENS)
+    assert parts.equals(whole)
+
+
+def test_progress_counts_every_row_that_was_read_whatever_became_of_it(tmp_path):
+    class Heard(Listener):
+        def __init__(self) -> None:
+            self.told: list[tuple[int, int]] = []
+
+        def progressed(self, stage, done, total, numbers):
+            self.told.append((done, total))
+
+    heard, long = Heard(), pair(1, prompt=[{"role": "user", "content": "why " * 99}])
+    made(
+        tmp_path,
+        Config(max_length=24, max_prompt_length=24, refused_share=0.5),
+        [long, pair(2, chosen="a b")],
+        listener=heard,
+    )
+    assert heard.told[-1] == (2, 2)
+
+
+def test_the_garbage_collector_is_left_as_it_was_whether_the_stage_ends_well_or_not(tmp_path):
+    before = gc.get_freeze_count()
+    made(tmp_path, Config(), [pair(1)], "well")
+    with pytest.raises(DataError):
+        made(tmp_path, Config(), [pair(1, prompt=[])], "badly")
+    assert gc.get_freeze_count() == before and gc.isenabled()
 
 
 def test_a_loaded_tokenizer_is_the_same_artifact_wherever_it_lay(tmp_path, monkeypatch):
@@ -236,8 +277,11 @@ def test_a_trained_tokenizer_has_no_source_and_a_named_one_has_its_files(tmp_pat
     assert [name for name, _ in contents] == ["tokenizer.json", "tokenizer_config.json"]
 
 
-def test_importing_the_stage_loads_neither_torch_nor_transformers():
-    check = "import sys, tasks.tokenize; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+def test_importing_the_stage_loads_nothing_that_takes_long():
+    check = (
+        "import sys, tasks.tokenize;"
+        "print([name for name in ('torch', 'transformers', 'tokenizers', 'pyarrow.compute') if name in sys.modules])"
+    )
     alone = "import sys, types; tasks = sys.modules['tasks'] = types.ModuleType('tasks'); tasks.__path__ = ['tasks'];"
     root = Path(__file__).parents[2]
     found = subprocess.run([sys.executable, "-c", alone + check], cwd=root, capture_output=True, text=True, check=True)

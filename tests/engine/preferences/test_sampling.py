@@ -1,4 +1,5 @@
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ from engine.errors import DataError
 from engine.fingerprint import digest
 from engine.preferences.formats import prompt_id
 from engine.preferences.ledger import Ledger
-from engine.preferences.sampling import census, copy_rows, halves, rank
-from engine.preferences.schema import ROW_GROUP_ROWS, TOKENS, read_table, writer
+from engine.preferences.sampling import census, copy_rows, halves, rank, rows_at
+from engine.preferences.schema import PAIRS, ROW_GROUP_ROWS, TOKENS, read_table, writer
 from engine.preferences.templates import template
-from engine.preferences.tokenizing import Limits, tokenize_rows, train_bpe
+from engine.preferences.tokenizing import Limits, tokenize_pairs, train_bpe
 
 Triple = tuple[str, str, str]
 FORMS = [template(name, train_bpe(iter(["how do yes no"]), 300)) for name in ("plain", "seed")]
@@ -132,7 +133,9 @@ def _split_by(form, rows, seed):
     """Positions of both halves, and the reasons of those in neither, as the rows tokenized with `form` give them."""
     with tempfile.TemporaryDirectory() as folder:
         with Ledger(Path(folder) / "ledger") as ledger, writer(Path(folder) / "t", TOKENS) as out:
-            out.write_table(tokenize_rows(rows, form, Limits(500, 250), ledger))
+            batch = pa.RecordBatch.from_pylist(rows, schema=PAIRS)
+            for table in tokenize_pairs([batch], form, Limits(500, 250), ledger):
+                out.write_table(table)
         counted = census(Path(folder) / "t", seed)
     found = halves(counted, 0.5)
     return found.train.tolist(), found.evaluation.tolist(), counted.reasons
@@ -160,6 +163,37 @@ def test_both_sides_of_a_contradiction_are_out_with_all_their_copies(tmp_path):
 
 def test_texts_that_only_run_together_alike_are_no_contradiction(tmp_path):
     assert not census(written(tmp_path / "t", [("p", "a", "bc"), ("p", "c", "ab"), ("pa", "c", "b")]), 0).reasons
+
+
+def test_a_census_holds_no_text_and_few_bytes_a_row(tmp_path):
+    rows = 3 * ROW_GROUP_ROWS
+    table = written(tmp_path / "t", [(f"prompt {number}", "yes " * 50, "no") for number in range(rows)])
+    census(table, 0)  # imports and caches are no part of it
+    tracemalloc.start()
+    counted = census(table, 0)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    batch = ROW_GROUP_ROWS * 4 * 250  # bytes of the texts that are looked at together
+    assert len(counted.pair_ranks) == rows
+    assert held < 40 * rows and peak < batch + 150 * rows
+
+
+def test_rows_are_picked_by_position_with_the_columns_asked_for(tmp_path):
+    source = written(tmp_path / "t", distinct(50), group=7)
+    picked = pa.concat_tables(rows_at(source, np.array([3, 17, 40]), ["row", "chosen"]))
+    assert picked.to_pylist() == [{"row": at, "chosen": "yes"} for at in (3, 17, 40)]
+    assert not list(rows_at(source, np.array([], dtype=np.int64)))
+
+
+@given(triples=TRIPLES)
+@settings(deadline=None, max_examples=60)
+def test_the_reasons_are_those_of_comparing_every_row_with_every_other(triples):
+    triples = triples + [(prompt, b, a) for prompt, a, b in triples[::3]]
+    with tempfile.TemporaryDirectory() as folder:
+        reasons = census(written(Path(folder) / "t", triples), 0).reasons
+    expected = {at: "duplicate" for at, triple in enumerate(triples) if triple in triples[:at]}
+    expected |= {at: "contradiction" for at, (p, a, b) in enumerate(triples) if (p, b, a) in triples}
+    assert reasons == expected and list(reasons) == sorted(reasons)
 
 
 def test_copied_rows_are_those_asked_for_in_the_order_of_the_source(tmp_path):

@@ -1,9 +1,20 @@
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import DataError
-from engine.preferences.schema import LEDGER, PAIRS, ROW_GROUP_ROWS, SCORES, TOKENS, read_rows, read_table, writer
+from engine.preferences.schema import (
+    LEDGER,
+    PAIRS,
+    ROW_GROUP_ROWS,
+    SCORES,
+    TOKENS,
+    read_batches,
+    read_rows,
+    read_table,
+    writer,
+)
 
 ENTRY = {"source": "s", "row": 1, "pair_id": "", "reason": "broken_json", "detail": "好"}
 PAIR = {
@@ -42,6 +53,20 @@ def test_rows_are_read_a_batch_at_a_time(tmp_path):
     with writer(tmp_path / "t", LEDGER) as out:
         out.write_table(pa.Table.from_pylist([ENTRY] * (ROW_GROUP_ROWS + 1), schema=LEDGER))
     assert [len(rows) for rows in read_rows(tmp_path / "t", LEDGER)] == [ROW_GROUP_ROWS, 1]
+    assert [batch.num_rows for batch in read_batches(tmp_path / "t", LEDGER)] == [ROW_GROUP_ROWS, 1]
+    assert next(read_batches(tmp_path / "t", LEDGER, ["row"])).schema.names == ["row"]
+
+
+def test_a_file_is_never_held_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.preferences.schema.ROW_GROUP_ROWS", 500)
+    letters = np.random.default_rng(0).integers(97, 123, (20, 500, 200), dtype=np.uint8)
+    with writer(tmp_path / "t", LEDGER) as out:
+        for group in letters:
+            rows = [ENTRY | {"detail": row.tobytes().decode()} for row in group]
+            out.write_table(pa.Table.from_pylist(rows, schema=LEDGER))
+    before = pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for _ in read_batches(tmp_path / "t", LEDGER)]
+    assert len(held) == 20 and max(held) < (tmp_path / "t").stat().st_size / 2
 
 
 def test_a_column_of_another_type_is_named_with_both_types(tmp_path):

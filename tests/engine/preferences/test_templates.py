@@ -130,6 +130,39 @@ def test_a_word_tokenizer_gives_no_eos_to_text_that_spells_it():
     assert template("seed", tokenizer).response_ids(["yes </s> what <s> yes"]) == [[3, 0, 3]]
 
 
+@given(texts=st.lists(TEXT, min_size=1, max_size=4))
+@settings(deadline=None, max_examples=80)
+def test_ids_are_those_that_the_tokenizer_gives_when_it_is_called(texts):
+    called = TOKENIZER(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert PLAIN.response_ids(texts) == called
+    parsed = CHAT_ML.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    assert [ids[1:] for ids in CHAT_ML.encode_prompts(texts)] == [_without(BOS, ids) for ids in parsed]
+
+
+def _without(lead: int, ids: list[int]) -> list[int]:
+    while ids[:1] == [lead]:
+        ids = ids[1:]
+    return ids
+
+
+def test_limits_and_padding_that_a_tokenizer_was_saved_with_change_nothing():
+    tokenizer = new_tokenizer()
+    tokenizer.backend_tokenizer.enable_truncation(2)
+    tokenizer.backend_tokenizer.enable_padding(length=90)
+    assert template("plain", tokenizer).response_ids(["what? this", "a"]) == PLAIN.response_ids(["what? this", "a"])
+
+
+@pytest.mark.parametrize("step", ["__call__", "_encode_plus"])
+def test_a_tokenizer_class_that_encodes_in_a_way_of_its_own_is_asked_itself(step):
+    def shouting(self, text, **options):
+        return getattr(super(type(self), self), step)(text=[each.upper() for each in text], **options)
+
+    plain = new_tokenizer()
+    kind = type("Shouting", (PreTrainedTokenizerFast,), {step: shouting})
+    own = kind(tokenizer_object=plain.backend_tokenizer, bos_token="<s>", eos_token="</s>")
+    assert template("plain", own).response_ids(["this"]) == PLAIN.response_ids(["THIS"])
+
+
 @pytest.mark.parametrize("form", [SEED, PLAIN, CHAT_ML, CHAT_INST], ids=["seed", "plain", "chatml", "inst"])
 @given(text=st.text("ab 好\n", max_size=60), spare=st.integers(0, 20))
 @settings(deadline=None, max_examples=50)

@@ -1,14 +1,17 @@
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from engine.errors import DataError
 from engine.preferences.formats import prompt_id
 from engine.preferences.ledger import Ledger
-from engine.preferences.schema import LEDGER, TOKENS, read_table
+from engine.preferences.schema import LEDGER, PAIRS, TOKENS, read_table
 from engine.preferences.templates import Template, template
 from engine.preferences.tokenizing import (
     SMALLEST_VOCABULARY,
@@ -18,7 +21,7 @@ from engine.preferences.tokenizing import (
     evenly,
     fit,
     fit_response,
-    tokenize_rows,
+    tokenize_pairs,
     train_bpe,
 )
 
@@ -34,10 +37,11 @@ def pair(prompt: str, chosen: str, rejected: str, row: int = 1) -> dict[str, obj
     return {"pair_id": f"id{row}", **texts, "source": "s", "row": row}
 
 
-def tokenized(rows, limits: Limits, tmp_path: Path, form: Template = PLAIN):
+def tokenized(rows, limits: Limits, tmp_path: Path, form: Template = PLAIN, batch_rows: int = 5_000):
+    batches = pa.Table.from_pylist(rows, schema=PAIRS).to_batches(batch_rows)
     with Ledger(tmp_path / "ledger.parquet") as ledger:
-        table = tokenize_rows(rows, form, limits, ledger)
-    return table.to_pylist(), read_table(tmp_path / "ledger.parquet", LEDGER).to_pylist()
+        tables = list(tokenize_pairs(batches, form, limits, ledger))
+    return pa.concat_tables(tables).to_pylist(), read_table(tmp_path / "ledger.parquet", LEDGER).to_pylist()
 
 
 def by_word(vocabulary: dict[str, int]) -> PreTrainedTokenizerFast:
@@ -85,13 +89,15 @@ def test_whatever_the_lengths_a_pair_fits_and_its_ends_are_right(texts, max_leng
     limits = Limits(max_length, max(int(max_length * share), len(PLAIN.header_ids) + 1))
     (prompt,) = PLAIN.prompt_ids([[{"role": "user", "content": texts[0]}]])
     whole = PLAIN.response_ids(texts[1:])
-    made = fit(PLAIN, prompt, *whole, limits)
-    assert len(made.prompt) <= limits.max_prompt_length
-    assert made.prompt[0] == BOS and made.prompt.count(BOS) == 1
-    assert tuple(made.prompt[-len(PLAIN.header_ids) :]) == PLAIN.header_ids
-    assert len(prompt) == len(made.prompt) + made.prompt_cut
-    for ids, kept, cut in zip(whole, (made.chosen, made.rejected), (made.chosen_cut, made.rejected_cut), strict=True):
-        assert len(made.prompt) + len(kept) <= max_length
+    made = fit(PLAIN, [prompt], *([ids] for ids in whole), limits)
+    (left,), cuts = made.prompts, {name: cut for name, (cut,) in made.cuts.items()}
+    assert len(left) <= limits.max_prompt_length
+    assert left[0] == BOS and left.count(BOS) == 1
+    assert tuple(left[-len(PLAIN.header_ids) :]) == PLAIN.header_ids
+    assert len(prompt) == len(left) + cuts["prompt_cut"]
+    sides = zip(whole, (*made.chosen, *made.rejected), (cuts["chosen_cut"], cuts["rejected_cut"]), strict=True)
+    for ids, kept, cut in sides:
+        assert len(left) + len(kept) <= max_length
         assert len(ids) + 1 == len(kept) + cut
         assert kept.count(EOS) == (0 if cut else 1)
         assert kept == ([*ids, EOS] if not cut else ids[: len(kept)])
@@ -147,10 +153,57 @@ def test_a_row_that_the_template_refuses_is_set_aside_and_the_others_stay(tmp_pa
     assert [entry["reason"] for entry in ledger] == ["refused_by_template"]
 
 
-def test_no_rows_are_an_empty_table(tmp_path):
+def test_a_batch_of_no_rows_is_an_empty_table(tmp_path):
+    nothing = pa.RecordBatch.from_pylist([], schema=PAIRS)
     with Ledger(tmp_path / "ledger.parquet") as ledger:
-        table = tokenize_rows([], PLAIN, Limits(40, 20), ledger)
+        (table,) = tokenize_pairs([nothing], PLAIN, Limits(40, 20), ledger)
     assert table.num_rows == 0 and table.schema.equals(TOKENS)
+
+
+def mixed(count: int) -> list[dict[str, object]]:
+    """Rows that stay whole, are cut, are dropped or are refused, by turns."""
+    kinds = [("why", "a bowl", "no"), ("why " * 50, "x" * 90, "no"), ("why", "same " * 40 + "a", "same " * 40 + "b")]
+    rows = [pair(f"{at} {kinds[at % 3][0]}", *kinds[at % 3][1:], row=at) for at in range(count)]
+    return [row | {"prompt": [] if at % 4 == 3 else row["prompt"]} for at, row in enumerate(rows)]
+
+
+@given(count=st.integers(1, 30), batch_rows=st.integers(1, 30))
+@settings(deadline=None, max_examples=40)
+def test_batches_of_any_size_give_the_same_rows_and_the_same_notes(tmp_path_factory, count, batch_rows):
+    rows, limits, folder = mixed(count), Limits(40, 20), tmp_path_factory.mktemp("any")
+    whole, noted = tokenized(rows, limits, folder)
+    parts, noted_in_parts = tokenized(rows, limits, folder, batch_rows=batch_rows)
+    assert parts == whole
+    assert sorted(noted_in_parts, key=lambda entry: entry["row"]) == sorted(noted, key=lambda entry: entry["row"])
+
+
+def test_no_more_than_the_next_batch_is_read_ahead(tmp_path):
+    """So that memory does not grow with the data."""
+    read = 0
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        nonlocal read
+        for at in range(20):
+            read += 1
+            yield pa.RecordBatch.from_pylist([pair("why", "a", "b", at)], schema=PAIRS)
+
+    with Ledger(tmp_path / "ledger.parquet") as ledger:
+        for used, table in enumerate(tokenize_pairs(batches(), PLAIN, Limits(40, 20), ledger), 1):
+            assert table["row"].to_pylist() == [used - 1]
+            assert read <= used + 1
+    assert read == 20
+
+
+def test_an_error_of_the_reader_reaches_the_caller_after_the_tables_before_it(tmp_path):
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield pa.RecordBatch.from_pylist([pair("why", "a", "b")], schema=PAIRS)
+        raise DataError("torn")
+
+    with Ledger(tmp_path / "ledger.parquet") as ledger:
+        tables = tokenize_pairs(batches(), PLAIN, Limits(40, 20), ledger)
+        assert next(tables).num_rows == 1
+        with pytest.raises(DataError, match="torn"):
+            next(tables)
 
 
 def test_a_trained_vocabulary_puts_its_special_tokens_first_and_is_the_same_each_time():
