@@ -14,7 +14,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format versions stop deploy nightly-on nightly-off clean
+.PHONY: help setup demo test test-slow check format versions bench bench-full stop deploy nightly-on nightly-off clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,19 @@ versions: $(STAMP)  ## record the stages' code after deciding whether their vers
 
 format: $(STAMP)  ## lay the code out
 	@$(BIN)/ruff check --quiet --fix .; $(BIN)/ruff format .
+
+bench: $(STAMP)  ## speed and memory against TRL and the seed's loop, in 20 minutes
+	@$(BIN)/python -m benchmarks.compare --out benchmarks/latest.json
+
+bench-full: $(STAMP)  ## the same with long prompts, growing data, and a GPU's shapes where there is one; hours
+	@$(BIN)/python -m benchmarks.compare --profiles short long --runs 7 --out benchmarks/out/full.json
+	@$(BIN)/python -m benchmarks.compare --only scale --shapes small --out benchmarks/out/scale.json
+	@$(BIN)/python -m benchmarks.data_stages --pairs 1000000
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
+	  echo "no GPU: the shapes ctllm and 7b are left out"; exit 0; }; \
+	$(BIN)/python -m benchmarks.compare --shapes ctllm --only train score limit memory --out benchmarks/out/ctllm.json; \
+	$(BIN)/python -m benchmarks.compare --shapes 7b --profiles long --only train score memory --cap-gib 24 \
+	  --checkpointing --together 1 --out benchmarks/out/7b.json
 
 deploy: $(STAMP)  ## start what Prefect needs and deploy; schedules stay on or off
 	@$(SERVER) deploy $(if $(PORT),--port $(PORT))
