@@ -73,11 +73,19 @@ def _logits(hidden: Tensor, head: Head, weight: Tensor, bias: Tensor | None) -> 
 
 
 def _normalize(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(S,) logps of the targets; and (S, 1) sums of the exponentials that the logits have been overwritten with."""
-    at_target = logits.gather(1, targets[:, None])
-    peak = logits.amax(1, keepdim=True)
-    total = logits.sub_(peak).exp_().sum(1, keepdim=True)
-    return (at_target - peak - total.log()).squeeze(1), total
+    """(S,) logps of the targets, and (S, 1) the sums of exponentials; the logits become (p − onehot(target)) · sum.
+
+    At the target that is minus the sum of the others, taken before the target's own is added: where the target is
+    nearly certain, little is left, and it keeps its digits.
+    """
+    at = targets[:, None]
+    own, peak = logits.gather(1, at), logits.amax(1, keepdim=True)
+    exps = logits.sub_(peak).exp_()
+    own_exp = exps.gather(1, at)
+    others = exps.scatter_(1, at, 0.0).sum(1, keepdim=True)
+    exps.scatter_(1, at, -others)
+    total = own_exp + others
+    return (own - peak - total.log()).squeeze(1), total
 
 
 def _slope(logits: Tensor, head: Head) -> Tensor | None:
@@ -99,7 +107,7 @@ class _FrozenHead(torch.autograd.Function):
             slope = _slope(logits, head) if gradient is not None else None
             logps[part], total = _normalize(logits, targets[part])
             if gradient is not None:
-                gradient[part] = _hidden_gradient(logits, total, slope, head, targets[part])
+                gradient[part] = _hidden_gradient(logits, total, slope, head)
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return logps
@@ -110,18 +118,15 @@ class _FrozenHead(torch.autograd.Function):
         return gradient * above[:, None].to(gradient.dtype), None, None
 
 
-def _hidden_gradient(exps: Tensor, total: Tensor, slope: Tensor | None, head: Head, targets: Tensor) -> Tensor:
-    """(S, H): d logp / d hidden; the exponentials are used up."""
-    weight = head.weight
-    own = weight[targets].float()
+def _hidden_gradient(away: Tensor, total: Tensor, slope: Tensor | None, head: Head) -> Tensor:
+    """(S, H): d logp / d hidden = (onehot(target) − p) W · slope · scale; `away`, (p − onehot) · sum, is used up."""
+    half = head.weight.dtype != torch.float32
+    if half:
+        away.div_(total)  # the product of exponentials would leave float16's range
     if slope is not None:
-        exps.mul_(slope)
-        own *= slope.gather(1, targets[:, None])
-    if weight.dtype == torch.float32:
-        expected = torch.mm(exps, weight).div_(total)  # cheaper than a division of every exponential
-    else:
-        expected = torch.mm(exps.div_(total).to(weight.dtype), weight).float()  # a sum of them would overflow float16
-    return own.sub_(expected).mul_(head.scale).to(weight.dtype)
+        away.mul_(slope)
+    gradient = torch.mm(away.to(head.weight.dtype), head.weight)
+    return (gradient if half else gradient.div_(total)).mul_(-head.scale)
 
 
 class _TrainedHead(torch.autograd.Function):
@@ -141,7 +146,6 @@ class _TrainedHead(torch.autograd.Function):
         slope = _slope(logits, head)
         _, total = _normalize(logits, targets)
         raw = logits.div_(total).neg_()
-        raw[torch.arange(len(targets), device=raw.device), targets] += 1
         raw = (raw if slope is None else raw.mul_(slope)).mul_(above[:, None] * head.scale)
         half = raw.to(weight.dtype)
         return half @ weight, half.t() @ hidden, None if bias is None else raw.sum(0).to(bias.dtype), None, None

@@ -28,6 +28,7 @@ _log = logging.getLogger("dpo")
 # two gradients may: docs/log.md.
 HALF_NATS = 0.1
 HALF_GRADIENT = 0.05
+_CERTAIN = 0.05  # nats a token, below which the plain way's 1 − p has so few digits left that its gradient is rougher
 LEAK_NATS = 0.002  # of the same; nothing at all moves, but where experts are chosen and their batches change
 _WEIGHTS = (1.0, 0.5)  # of a group's rows: unequal, lest rows change places; of one sign, lest gradients cancel
 
@@ -221,5 +222,6 @@ def _compare(model: nn.Module, groups: Sequence[Group], plain: Sequence[Tensor],
     if tried[1].shape != plain[1].shape:
         return _Agreement(logps, math.inf)
     norm, apart = float(plain[1].norm()), float((tried[1] - plain[1]).norm())
-    bound = (1e-5 if exact else HALF_GRADIENT) * norm
+    nats = -float(plain[0].sum() / scored.sum())  # a token; about 1 − p where that is small
+    bound = (1e-5 * max(1.0, _CERTAIN / max(nats, 1e-9)) if exact else HALF_GRADIENT) * norm
     return _Agreement(logps, 0.0 if not apart else apart / bound if bound else math.inf)
