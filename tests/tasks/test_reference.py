@@ -66,7 +66,7 @@ def test_how_the_scores_were_made_is_told(tiny):
 def test_the_batch_size_is_no_part_of_the_identity(tiny):
     tiny.artifact("reference")
     assert tiny.plan("runtime.score_batch_tokens=300")["reference"] == "reuse"
-    assert tiny.plan("reference.dtype=bfloat16")["reference"] == "run"
+    assert tiny.plan("reference.dtype=bfloat16", "reference.attention=eager")["reference"] == "run"
 
 
 def test_weights_are_not_quantised_where_there_is_no_cuda_and_that_is_said_at_once(tiny):
