@@ -11,10 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_CPU_ELEMENTS, _DEVICE_ELEMENTS = (
-    2**21,
-    2**27,
-)  # of a chunk of logits: 8 MiB stays near a core; a GPU wants long products
+_CPU_ELEMENTS = 2**21  # of a chunk of logits: 8 MiB stay near a core
+_DEVICE_ELEMENTS = 2**27  # a GPU wants long products
 
 
 @dataclass(frozen=True)
