@@ -1,7 +1,7 @@
 """Scores pairs under a model: the log-probability of every scored token, and the sums per response."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,11 +43,28 @@ def score_pairs(
         NumericsError: a score is NaN or infinite; names the pairs.
         MemoryShortageError: memory ran out.
     """
+    parts = passes.split({row: pair.rows for row, pair in enumerate(pairs)})
+    scores = score_parts(model, pairs, parts, passes, progress=progress)
+    return [scores[row] for row in range(len(pairs))]
+
+
+def score_parts(
+    model: torch.nn.Module,
+    pairs: Sequence[TokenPair],
+    parts: Iterable[Sequence[int]],
+    passes: Passes,
+    *,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[int, PairScores]:
+    """The same in given micro-batches, which are positions in `pairs`; the scores come by position.
+
+    Raises as `score_pairs`.
+    """
     scores: dict[int, PairScores] = {}
     was_training = model.training
     model.eval()
     try:
-        for rows in passes.split({row: pair.rows for row, pair in enumerate(pairs)}):
+        for rows in parts:
             batch = [pairs[row] for row in rows]
             with shortage_told(
                 f"{len(batch)} pairs, the first is {batch[0].pair_id}", "lower runtime.score_batch_tokens"
@@ -56,7 +73,7 @@ def score_pairs(
             progress(len(scores))
     finally:
         model.train(was_training)
-    return [scores[row] for row in range(len(pairs))]
+    return scores
 
 
 @torch.inference_mode()

@@ -63,15 +63,16 @@ LEDGER = pa.schema(
 )
 
 # reference: one row a pair; token lists run over the scored tokens in order. The sums' names are the columns TRL takes.
-SCORES = pa.schema(
-    [
-        ("pair_id", pa.string()),
-        ("ref_chosen_token_logps", pa.list_(pa.float32())),
-        ("ref_rejected_token_logps", pa.list_(pa.float32())),
-        ("ref_chosen_logps", pa.float64()),
-        ("ref_rejected_logps", pa.float64()),
-    ]
-)
+_LOGPS = [
+    ("ref_chosen_token_logps", pa.list_(pa.float32())),
+    ("ref_rejected_token_logps", pa.list_(pa.float32())),
+    ("ref_chosen_logps", pa.float64()),
+    ("ref_rejected_logps", pa.float64()),
+]
+SCORES = pa.schema([("pair_id", pa.string()), *_LOGPS])
+
+# The same on its way there and for other artifacts to take over, under the row's `scores.row_key`.
+SCORED_ROWS = pa.schema([("row_key", pa.binary(16)), *_LOGPS])
 
 # evaluate: one row a held-out pair, and one row a prompt and policy.
 EVALUATED = pa.schema(

@@ -1,5 +1,6 @@
-"""Reference scores on disk, joined to pairs by `pair_id` and never by position."""
+"""Reference scores on disk: keyed by what was scored while they are made, joined to pairs by `pair_id` afterwards."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,28 +8,57 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from engine.errors import DataError
 from engine.preferences.pairs import TokenPair
-from engine.preferences.schema import ROW_GROUP_ROWS, SCORES, read_table, writer
+from engine.preferences.schema import ROW_GROUP_ROWS, SCORED_ROWS, SCORES, read_table, writer
 
 if TYPE_CHECKING:
     from engine.models.scoring import PairScores
 
 
-def write_scores(path: Path, pairs: Sequence[TokenPair], scores: Sequence["PairScores"]) -> None:
-    """Writes one SCORES row a pair; both sequences run in the same order."""
+def row_key(pair: TokenPair) -> bytes:
+    """16 bytes that depend on the ids and the label masks of both sides, and on nothing else."""
+    whole = hashlib.blake2b(digest_size=16)
+    for row in pair.rows:
+        whole.update(len(row).to_bytes(8, "little"))
+        whole.update(row.input_ids.astype("<i4").tobytes())
+        whole.update(np.packbits(row.label_mask).tobytes())
+    return whole.digest()
+
+
+def scored_rows(keys: Sequence[bytes], scores: Sequence["PairScores"]) -> pa.Table:
+    """A SCORED_ROWS table; both sequences run in the same order."""
+    columns = [
+        list(keys),
+        [score.chosen_token_logps for score in scores],
+        [score.rejected_token_logps for score in scores],
+        [score.chosen_logps for score in scores],
+        [score.rejected_logps for score in scores],
+    ]
+    return pa.table(columns, schema=SCORED_ROWS)
+
+
+def write_scores(path: Path, pair_ids: Sequence[str], keys: Sequence[bytes], rows: pa.Table) -> None:
+    """Writes one SCORES row a pair, taken from SCORED_ROWS by the pair's key; both sequences run in the same order.
+
+    Raises:
+        KeyError: a key has no row.
+    """
+    place = {key: row for row, key in enumerate(rows["row_key"].to_pylist())}
+    logps = rows.drop_columns("row_key")
     with writer(path, SCORES) as file:
-        for begin in range(0, len(pairs), ROW_GROUP_ROWS):
+        for begin in range(0, len(pair_ids), ROW_GROUP_ROWS):
             part = slice(begin, begin + ROW_GROUP_ROWS)
-            columns = [
-                [pair.pair_id for pair in pairs[part]],
-                [score.chosen_token_logps for score in scores[part]],
-                [score.rejected_token_logps for score in scores[part]],
-                [score.chosen_logps for score in scores[part]],
-                [score.rejected_logps for score in scores[part]],
-            ]
-            file.write_table(pa.table(columns, schema=SCORES))
+            taken = logps.take([place[key] for key in keys[part]])
+            file.write_table(taken.add_column(0, SCORES.field("pair_id"), [pair_ids[part]]).cast(SCORES))
+
+
+def scores_of(rows: pa.Table, key: bytes) -> tuple[float, float]:
+    """The chosen and the rejected sum of one row of SCORED_ROWS, in nats."""
+    [row] = rows.filter(pc.field("row_key") == pa.scalar(key, pa.binary(16))).to_pylist()
+    return row["ref_chosen_logps"], row["ref_rejected_logps"]
 
 
 def ref_logps(path: Path, pairs: Sequence[TokenPair]) -> npt.NDArray[np.float64]:

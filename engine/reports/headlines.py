@@ -11,12 +11,19 @@ Metrics = Mapping[str, Any]
 Headline = tuple[str, Callable[[Metrics], str]]
 
 
-def headline(artifact: Artifact) -> list[tuple[str, str]]:
-    """(what, number) for people, the most telling first; numbers the stage did not record are left out."""
+def headline(artifact: Artifact, *, reused: bool = False) -> list[tuple[str, str]]:
+    """(what, number) for people, the most telling first; numbers the stage did not record are left out.
+
+    Args:
+        reused: whether a run took the artifact as it was, so that nothing was scored for that run.
+    """
     try:
-        metrics = artifact.metrics
+        metrics = dict(artifact.metrics)
     except (StoreError, KeyError):
         return []
+    if reused and "pairs_scored" in metrics:
+        metrics |= {"pairs_scored": 0, "pairs_reused": metrics.get("pairs")}
+        metrics.pop("tokens_per_second", None)
     found = []
     for label, shown in HEADLINES.get(artifact.stage, []):
         try:
@@ -75,6 +82,7 @@ HEADLINES: dict[str, list[Headline]] = {
     ],
     "reference": [
         ("pairs scored", _value("pairs_scored")),
+        ("pairs whose scores were there", _value("pairs_reused")),
         ("tokens a second", _value("tokens_per_second")),
     ],
     "train": [

@@ -16,6 +16,7 @@ _STATES = {
     "running": "Still running, or killed before it could say how it ended.",
     "completed": "Completed.",
     "failed": "Failed. What was sealed before is kept; the next run goes on from there.",
+    "crashed": "Crashed. What was sealed before is kept; the next run goes on from there.",
     "cancelled": "Cancelled. What was sealed before is kept; the next run goes on from there.",
 }
 
@@ -40,12 +41,12 @@ def _parts(record: "RunRecord") -> Iterator[str]:
 
 
 def _headlines(record: "RunRecord") -> str:
-    found = [(d.stage, record.artifact(d.stage)) for d in reversed(record.decisions)]
+    found = [(decision, record.artifact(decision.stage)) for decision in reversed(record.decisions)]
     rows = [
-        [escape(stage), escape(label), escape(shown)]
-        for stage, artifact in found
+        [escape(decision.stage), escape(label), escape(shown)]
+        for decision, artifact in found
         if artifact is not None
-        for label, shown in headline(artifact)
+        for label, shown in headline(artifact, reused=decision.action == "reuse")
     ]
     return f"## What came of it\n\n{table(['stage', '', 'number'], rows)}" if rows else ""
 

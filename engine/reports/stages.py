@@ -23,7 +23,7 @@ def stage_report(artifact: Artifact | None, decision: Decision) -> str:
     parts = [f"## {escape(decision.stage)}", f"{outcome(decision)}: {escape(decision.why)}."]
     if artifact is not None:
         try:
-            parts += _of_artifact(artifact)
+            parts += _of_artifact(artifact, reused=decision.action == "reuse")
         except StoreError as error:
             parts.append(f"Its artifact cannot be read: {escape(error)}")
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -34,9 +34,9 @@ def outcome(decision: Decision) -> str:
     return _OUTCOMES[decision.action]
 
 
-def _of_artifact(artifact: Artifact) -> Iterator[str]:
+def _of_artifact(artifact: Artifact, *, reused: bool) -> Iterator[str]:
     metrics = artifact.metrics
-    yield table(["", "number"], [[label, escape(shown)] for label, shown in headline(artifact)])
+    yield table(["", "number"], [[label, escape(shown)] for label, shown in headline(artifact, reused=reused)])
     yield policies.rates(metrics)
     for name, counts in metrics.items():
         if isinstance(counts, Mapping) and counts:

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +89,8 @@ def ours(case: Case) -> Outcome:
         beta=case.beta,
         passes=case.passes,
     )
-    upkeep = Upkeep("train", case.folder / "ours", logging.getLogger("oracle"), lambda done, total, numbers: None)
+    work = Path(tempfile.mkdtemp(dir=case.folder))  # what another training left would be gone on from
+    upkeep = Upkeep("train", work, logging.getLogger("oracle"), lambda done, total, numbers: None)
 
     def keep(record: StepRecord) -> None:
         found.steps.append(record.numbers)

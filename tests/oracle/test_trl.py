@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from engine.preferences.schema import SCORES, read_table
-from engine.preferences.scores import write_scores
+from engine.preferences.scores import row_key, scored_rows, write_scores
 
 pytestmark = pytest.mark.slow
 
@@ -81,7 +81,9 @@ def test_the_stored_scores_are_reference_columns_for_trl(
     case: Callable[..., Any], train_here: Callable[..., Any], train_there: Callable[..., Any], tmp_path: Path
 ) -> None:
     made = case()
-    write_scores(tmp_path / "scores.parquet", made.pairs, made.scores)
+    keys = [row_key(pair) for pair in made.pairs]
+    rows = scored_rows(keys, made.scores)
+    write_scores(tmp_path / "scores.parquet", [pair.pair_id for pair in made.pairs], keys, rows)
     columns = read_table(tmp_path / "scores.parquet", SCORES, ["pair_id", "ref_chosen_logps", "ref_rejected_logps"])
     handed, scored = train_there(made, ref_columns=columns), train_there(made)
     assert handed.steps[0]["loss"] == pytest.approx(scored.steps[0]["loss"], abs=TOLERANCE)

@@ -1,15 +1,18 @@
 import math
+from collections import defaultdict
 
 import pytest
 import torch
 
-from engine.errors import ConfigError, ModelError
+from engine.errors import ConfigError, ModelError, NumericsError
+from engine.models import scoring
 from engine.models.forward import PLAIN
 from engine.models.loading import Place, load_model
 from engine.models.passes import Passes
 from engine.models.scoring import score_pairs
 from engine.preferences.pairs import load_pairs
 from engine.preferences.schema import SCORES, read_table
+from engine.stage import Listener
 
 
 def scores(made, half="train"):
@@ -90,6 +93,153 @@ def test_any_layout_gives_the_same_scores(tiny, layout):
     made = tiny.artifact("reference")
     assert made.metrics["layout"] == layout
     assert sums(made) == pytest.approx(right, rel=1e-5)
+
+
+SCORED_ONCE = [
+    "train.beta=0.7",
+    "train.learning_rate=0.001",
+    "train.lora.rank=3",
+    "train.seed=5",
+    "train.epochs=2",
+    "train.batch_size=4",
+]
+
+
+class Watch(Listener):
+    """The pairs that went through a model to be scored, by the stage that was at work."""
+
+    def __init__(self):
+        self.scored = defaultdict(list)
+        self.stage = ""
+
+    def started(self, decision):
+        self.stage = decision.stage
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    seen, real = Watch(), scoring.score_batch
+
+    def score_batch(model, pairs, passes):
+        seen.scored[seen.stage] += [pair.pair_id for pair in pairs]
+        return real(model, pairs, passes)
+
+    monkeypatch.setattr(scoring, "score_batch", score_batch)
+    return seen
+
+
+@pytest.mark.parametrize("override", SCORED_ONCE)
+def test_nothing_is_scored_again_for_another_training(tiny, watch, override):
+    tiny.artifact("reference")
+    pipeline = tiny.run(override, listener=watch)
+    assert pipeline.decisions["reference"].action == "reuse"
+    assert pipeline.decisions["evaluate"].action == "run"
+    assert list(watch.scored) == ["evaluate"]
+
+
+def test_nothing_is_scored_again_where_the_artifacts_go_elsewhere(tiny, watch):
+    right = scores(tiny.artifact("reference"))
+    made = tiny.run(f"runtime.artifacts={tiny.root}/elsewhere", until="reference", listener=watch)
+    assert made.decisions["reference"].action == "run"
+    counts = made.artifacts["reference"].metrics
+    assert (counts["pairs_scored"], counts["pairs_reused"]) == (0, counts["pairs"])
+    assert not watch.scored
+    assert scores(made.artifacts["reference"]) == right
+
+
+def comparisons(first, last):
+    return [
+        {"prompt": f"Question {n}?", "chosen": f"Yes, {n * n} it is.", "rejected": f"No {n}."}
+        for n in range(first, last)
+    ]
+
+
+def test_two_in_a_hundred_new_pairs_are_two_in_a_hundred_to_score(tiny, base):
+    rows = comparisons(0, 200)
+    given = [f"model.name={base}", f"model.policy={base}", "subsample.pairs=all", "download.embedded_pairs=0"]
+    path = tiny.write("growing.jsonl", rows)
+    first = tiny.artifact("reference", *given, f"download.files={path}")
+    assert (first.metrics["pairs_scored"], first.metrics["pairs_reused"]) == (200, 0)
+    tiny.write("growing.jsonl", [*comparisons(200, 204), *rows])
+    second = tiny.artifact("reference", *given, f"download.files={path}")
+    assert (second.metrics["pairs_scored"], second.metrics["pairs_reused"]) == (4, 200)
+    assert second.metrics["reused_recheck_pairs"] == 16
+    before = {row["pair_id"]: row for half in ("train", "eval") for row in scores(first, half)}
+    after = {row["pair_id"]: row for half in ("train", "eval") for row in scores(second, half)}
+    assert {pair_id: after[pair_id] for pair_id in before} == before
+    assert tiny.run(*given, f"download.files={path}").decisions["train"].action == "run"
+
+
+def test_whether_a_models_own_code_may_run_is_part_of_what_was_scored(tiny, base):
+    given = [f"model.name={base}", f"model.policy={base}"]
+    made = tiny.artifact("reference", *given)
+    allowed = tiny.artifact("reference", *given, f"model.allow_code={base}")
+    assert allowed.key != made.key
+    assert allowed.metrics["scorer"] != made.metrics["scorer"]
+    assert allowed.metrics["pairs_reused"] == 0
+
+
+@pytest.mark.parametrize("stored", [(math.nan, -1.0), (-1.0, math.nan)])
+def test_a_stored_score_that_is_no_number_is_noticed(tiny, base, monkeypatch, stored):
+    from engine.scoring_plan import Scoring
+
+    given = [f"model.name={base}", f"model.policy={base}", "subsample.seed=9"]
+    tiny.artifact("reference", *given, "subsample.pairs=20")
+    real = Scoring.some_taken
+    monkeypatch.setattr(Scoring, "some_taken", lambda self, count: [(pair, stored) for pair, _ in real(self, count)])
+    with pytest.raises(NumericsError, match="are not this policy's"):
+        tiny.artifact("reference", *given, "subsample.pairs=30")
+
+
+@pytest.mark.parametrize("override", ["reference.dtype=bfloat16", "reference.attention=eager"])
+def test_what_was_scored_another_way_is_not_taken_over(tiny, override):
+    tiny.artifact("reference")
+    made = tiny.artifact("reference", override, "subsample.seed=3")
+    assert made.metrics["pairs_reused"] == 0
+
+
+def test_other_length_limits_rescore_only_what_they_change(tiny, base):
+    given = [f"model.name={base}", f"model.policy={base}"]
+    tiny.artifact("reference", *given)
+    made = tiny.artifact("reference", *given, "tokenize.max_length=95")
+    assert 0 < made.metrics["pairs_scored"] < made.metrics["pairs"] / 4
+
+
+def test_a_forced_stage_scores_everything_again_and_trusts_nothing_stored(tiny, caplog):
+    counts = tiny.artifact("reference").metrics["pairs"]
+    tiny.run(only="reference", force=True)
+    assert "are set aside" in caplog.text
+    made = tiny.artifact("reference")
+    assert (made.metrics["pairs_scored"], made.metrics["pairs_reused"]) == (counts, 0)
+
+
+def test_stored_scores_of_another_policy_are_noticed_before_they_are_used(tiny, base, monkeypatch):
+    import engine.policies
+    import tasks.reference
+
+    given = [f"model.name={base}", f"model.policy={base}", "subsample.seed=8"]
+    tiny.artifact("reference", *given, "subsample.pairs=20")
+    other = torch.nn.Module.to
+
+    def spoilt(*args, **kwargs):
+        model = engine.policies.open_policy(*args, **kwargs)
+        with torch.no_grad():
+            model.get_output_embeddings().weight.mul_(1.1)
+        return other(model, "cpu")
+
+    monkeypatch.setattr(tasks.reference, "open_policy", spoilt)
+    with pytest.raises(NumericsError, match="scores that an earlier run stored are not this policy's") as caught:
+        tiny.artifact("reference", *given, "subsample.pairs=30")
+    assert "--only reference --force" in caught.value.fix
+
+
+def test_a_scoring_that_was_killed_goes_on_and_ends_with_the_same_scores(tiny, killed_and_resumed):
+    small = ("subsample.seed=11", "runtime.score_batch_tokens=300", "runtime.score_shard_tokens=300")
+    overrides = (*small, f"runtime.data={tiny.root}/own-data", f"runtime.artifacts={tiny.root}/own")
+    right = scores(tiny.artifact("reference", *small))
+    done = killed_and_resumed("reference", 20, *overrides)
+    assert done.decisions["reference"].action == "resume"
+    assert scores(done.artifacts["reference"]) == right
 
 
 def test_a_given_model_is_scored_as_it_is_and_sft_skipped(tiny, base):

@@ -24,6 +24,16 @@ def test_the_refused_rows_are_told_as_a_share_too(seal):
     assert headline(seal("download", {"refused": 5, "rows_read": 200})) == [("rows refused", "5 (2.5%)")]
 
 
+def test_a_run_that_took_the_scores_as_they_were_scored_nothing(seal):
+    made = seal("reference", {"pairs": 90, "pairs_scored": 12, "pairs_reused": 78, "tokens_per_second": 500})
+    assert headline(made) == [
+        ("pairs scored", "12"),
+        ("pairs whose scores were there", "78"),
+        ("tokens a second", "500"),
+    ]
+    assert headline(made, reused=True) == [("pairs scored", "0"), ("pairs whose scores were there", "90")]
+
+
 def test_a_stage_or_a_manifest_that_is_not_known_has_no_headline(seal):
     assert headline(seal("promote", {"x": 1})) == []
     artifact = seal("train", {"loss": 1})
