@@ -104,6 +104,9 @@ class Runtime(Strict):
     )
     micro_batch_tokens: int = Field(default=4096, ge=1, description="tokens trained on at once; lowered to what fits")
     score_batch_tokens: int = Field(default=16384, ge=1, description="tokens scored at once; likewise")
+    score_shard_tokens: int = Field(
+        default=65536, ge=1, description="tokens scored between two saves; a kill loses them"
+    )
     memory_limit_gib: float = Field(default=0.0, ge=0, description="memory to keep within; 0: what is there")
     gradient_checkpointing: bool = Field(default=False, description="less memory for half as much time again")
     compile: bool = Field(default=False, description="torch.compile; it needs a compiler, and minutes to begin")
@@ -111,7 +114,11 @@ class Runtime(Strict):
     log_every_steps: int = Field(default=10, ge=1)
     sample_every_steps: int = Field(default=50, ge=0, description="answers to a few prompts while training; 0: none")
     sample_prompts: list[str] = Field(default=["shipped"], description="prompt sets: shipped, embedded, or files")
+    deterministic: bool = Field(
+        default=False, description="slower; on a GPU a resumed training equals one that ran through only with it"
+    )
     checkpoint_every_seconds: float = Field(default=120.0, gt=0)
+    checkpoint_every_steps: int = Field(default=0, ge=0, description="as well as by time; 0: by time only")
     checkpoints_kept: int = Field(default=2, ge=1)
     lock_wait_seconds: float = Field(default=3600.0, ge=0, description="wait for another run that makes the same thing")
 
@@ -177,11 +184,28 @@ def load(
         ConfigError: no such profile, text that is not TOML, an unknown key, or an impossible value.
     """
     path = profile_path(profile)
+    try:
+        return _load(profile, path, overrides, stages, shared)
+    except RecursionError:
+        raise ConfigError(
+            "the configuration is nested too deeply", expected="tables in tables, a few levels deep", where=str(path)
+        ) from None
+
+
+def _load(
+    profile: str,
+    path: Path,
+    overrides: Sequence[str],
+    stages: Sequence[HasConfig],
+    shared: Mapping[str, type[Strict]],
+) -> Settings:
     schema: dict[str, type[Strict]] = {**shared, **{stage.name: stage.config for stage in stages}, "runtime": Runtime}
     tables = _read(path)
     origin = {key: str(path) for key, _ in leaves(tables)}
+    _refuse_huge(tables, origin)
     for override in overrides:
         key, value = _parse_override(override, schema)
+        _refuse_huge({key: value}, {key: f"override `{override:.60}`"})
         _put(tables, key, value)
         origin.pop(key, None)  # so that it comes last
         origin[key] = f"override `{override}`"
@@ -201,7 +225,7 @@ def load(
 def profile_path(profile: str) -> Path:
     """The file behind a profile's name or path. Raises ConfigError naming the nearest profile."""
     path = Path(profile) if profile.endswith(".toml") else PROFILES / f"{profile}.toml"
-    if not path.is_file():
+    if not _is_file(path):
         known = sorted(file.stem for file in PROFILES.glob("*.toml"))
         raise ConfigError(
             f"there is no profile `{profile}`{nearest(profile, known)}",
@@ -211,10 +235,17 @@ def profile_path(profile: str) -> Path:
     return path
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # no name that a file can have
+        return False
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # no TOML, no UTF-8, or a number with thousands of digits
         raise ConfigError(f"{path} is not valid TOML", found=str(error), where=str(path)) from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read", found=str(error), where=str(path)) from None
@@ -231,7 +262,9 @@ def _parse_override(text: str, schema: Schema) -> tuple[str, object]:
         raise ConfigError(f"cannot read the override `{text}`", expected="key=value, for example train.beta=0.2")
     try:
         parsed = tomllib.loads(f"value = {raw}")
-    except tomllib.TOMLDecodeError:
+    except RecursionError:
+        raise ConfigError(f"`{key}` is nested too deeply", found=f"{raw[:40]}…") from None
+    except ValueError:
         return key, raw
     if set(parsed) != {"value"}:  # text of several lines that happens to be TOML
         return key, raw
@@ -250,6 +283,20 @@ def _put(tables: dict[str, Any], key: str, value: object) -> None:
                 fix=f"set `{'.'.join(parents[: depth + 1])}` as a whole",
             )
     table[leaf] = value
+
+
+def _refuse_huge(tables: Mapping[str, Any], origin: Mapping[str, str]) -> None:
+    for key, value in leaves(tables):
+        if _holds_huge(value):  # which could not even be printed in an error
+            raise ConfigError(
+                f"`{key}` holds a number that is too large", expected="integers of 64 bits", where=_origin(key, origin)
+            )
+
+
+def _holds_huge(value: object) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_holds_huge, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def _refuse_unknown(

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.stage import Context
-from engine.training_config import has_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -18,11 +17,11 @@ if TYPE_CHECKING:
     from engine.models.memory import Fit
     from engine.models.passes import Passes
     from engine.preferences.pairs import TokenPair
+    from engine.training.checkpoint import Checkpoints
     from engine.training.loop import Objective
 
 O = TypeVar("O", bound="Objective")  # noqa: E741 - an objective
 
-_KEPT = "logs/passes.json"  # logs are no part of what an artifact is
 _TRIAL = (
     "the trial of the layout, which needs the logits of the longest row",
     'set reference.dtype = "bfloat16", or a smaller tokenize.max_length',
@@ -58,12 +57,17 @@ def scoring_passes(ctx: Context[Any], model: "torch.nn.Module", pairs: "Sequence
 
 
 def training_passes(
-    ctx: Context[Any], model: "torch.nn.Module", groups: "Sequence[Group]", make: "Callable[[Passes], O]", pad_id: int
+    ctx: Context[Any],
+    model: "torch.nn.Module",
+    groups: "Sequence[Group]",
+    make: "Callable[[Passes], O]",
+    pad_id: int,
+    checkpoints: "Checkpoints",
 ) -> "O":
     """The objective of a training stage, in the passes that were settled for it.
 
-    A run that goes on from a checkpoint keeps those it began with, since bits differ with them, as long as the runtime
-    asks for the same.
+    Bits differ with them. So every checkpoint holds them, and a run that goes on from one keeps them as long as the
+    runtime asks for the same. A run that has none yet has kept no step either: they are settled anew.
 
     Args:
         groups: what the objective's rows are, in their order.
@@ -71,6 +75,7 @@ def training_passes(
 
     Raises:
         DataError, ModelError, MemoryShortageError: as `scoring_passes`.
+        StoreError: a checkpoint cannot be read for now.
     """
     from engine.models.loading import check_rows
     from engine.models.memory import memory_plan, shortage_told, training_reserve
@@ -79,10 +84,12 @@ def training_passes(
 
     check_rows(groups, model, f"the rows of {ctx.stage}")
     asked = ctx.runtime.model_dump(mode="json", include={"layout", "micro_batch_tokens", "memory_limit_gib"})
-    if has_checkpoint(ctx.work):
-        kept = Passes.read(ctx.work / _KEPT, asked)
-        if kept:
-            return make(kept)
+    before = checkpoints.settled_before()
+    kept = Passes.settled(before, asked)
+    if kept:
+        checkpoints.settled = before
+        return make(kept)
+    if before:
         ctx.log.warning("other passes than before the stop: numbers may differ by rounding from a run without one")
     with shortage_told(*_TRIAL):
         forward = choose_forward(model, groups, pad_id=pad_id, wanted=ctx.runtime.layout)
@@ -99,8 +106,7 @@ def training_passes(
     for line in memory_plan(model, fit).lines():
         ctx.log.info("%s", line)
     settled = replace(wanted, budget=fit.budget)
-    (ctx.work / _KEPT).parent.mkdir(parents=True, exist_ok=True)
-    settled.write(ctx.work / _KEPT, asked)
+    checkpoints.settled = settled.as_settled(asked)
     return make(settled)
 
 

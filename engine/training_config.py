@@ -1,5 +1,6 @@
 """The part of a stage's config that says how weights are trained; sft and train share it."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -9,6 +10,8 @@ from engine.stage import Context
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import torch
 
     from engine.models.lora import Lora
     from engine.preferences.batching import BatchPlan
@@ -65,13 +68,19 @@ def binds_draws(runtime: Runtime) -> dict[str, Any]:
 
 def has_checkpoint(work: "Path") -> bool:
     """Whether a training run that was interrupted left a checkpoint in its stage's work folder."""
-    return any((work / "checkpoints").glob("step-*"))
+    return any((work / ".checkpoints").glob("step-*"))
 
 
-def upkeep(ctx: Context[Any]) -> "Upkeep":
-    """What a training run inside a stage keeps and tells, by the runtime's settings."""
+def upkeep(ctx: Context[Any], plan: "BatchPlan", device: "torch.device") -> "Upkeep":
+    """What a training run inside a stage keeps and tells, by the runtime's settings.
+
+    A checkpoint is of the artifact that is being made, of these very inputs, and of the plan; only what says how fast
+    may differ when a run goes on from it.
+    """
+    from engine.models.devices import what_bits_depend_on
     from engine.training.run import Upkeep
 
+    also = {name: getattr(ctx.runtime, name) for name in ("compile", "gradient_checkpointing")}
     return Upkeep(
         name=ctx.stage,
         work=ctx.work,
@@ -80,4 +89,11 @@ def upkeep(ctx: Context[Any]) -> "Upkeep":
         checkpoint_seconds=ctx.runtime.checkpoint_every_seconds,
         checkpoints_kept=ctx.runtime.checkpoints_kept,
         log_every_steps=ctx.runtime.log_every_steps,
+        checkpoint_every_steps=ctx.runtime.checkpoint_every_steps,
+        identity={
+            "artifact": ctx.work.name,  # the stage and its key
+            "inputs": {name: artifact.digest for name, artifact in sorted(ctx.inputs.items())},
+            "plan": asdict(plan),
+        },
+        environment={**what_bits_depend_on(device), **also},
     )

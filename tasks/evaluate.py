@@ -61,7 +61,7 @@ def _policy(ctx: Context[Config]) -> "tuple[PeftModel, torch.device]":
     from engine.models.fused_lora import fuse_lora
     from engine.models.quantization import check_quantization
 
-    device = pick_device(ctx.runtime.device, ctx.runtime.threads)
+    device = pick_device(ctx.runtime.device, ctx.runtime.threads, deterministic=ctx.runtime.deterministic)
     scored = ctx.inputs["reference"].handed_down
     check_quantization(scored["quantization"], scored["dtype"], device)
     policy = placed(open_policy(ctx.inputs, ctx.config.model, ctx.sources, **scored), device)
@@ -139,7 +139,7 @@ def _sources(config: Config, sources: Sources) -> dict[str, Any]:
 STAGE = Stage(
     name="evaluate",
     config=Config,
-    version=1,
+    version=2,
     run=run,
     inputs=("tokenize", "subsample", "sft", "reference", "train"),
     sources=_sources,

@@ -77,21 +77,25 @@ def run(ctx: Context[Config]) -> None:
     from engine.training.run import train
 
     config = ctx.config
-    device = pick_device(ctx.runtime.device, ctx.runtime.threads)
+    device = pick_device(ctx.runtime.device, ctx.runtime.threads, deterministic=ctx.runtime.deterministic)
     accelerator = accelerator_on(device, ctx.work / "logs")
     examples = _examples(ctx)
     model = accelerator.prepare_model(_model(ctx).train())
     apply_runtime(ctx, model, training=True)
     pad_id = open_tokenizer(ctx.inputs["tokenize"], config.model).pad_token_id or 0
+    plan = config.plan(len(examples))
+    keeping = upkeep(ctx, plan, device)
     groups = [(example,) for example in examples]
-    objective = training_passes(ctx, model, groups, lambda passes: SftObjective(examples, passes), pad_id)
+    objective = training_passes(
+        ctx, model, groups, lambda passes: SftObjective(examples, passes), pad_id, keeping.checkpoints
+    )
     trained = train(
         model,
         objective,
-        config.plan(len(examples)),
+        plan,
         config.optimization(),
         accelerator,
-        upkeep(ctx),
+        keeping,
         save=lambda: _save(ctx, accelerator.unwrap_model(model)),
     )
     ctx.record(
@@ -232,7 +236,7 @@ def _binds(config: Config, runtime: Runtime) -> dict[str, Any]:
 STAGE = Stage(
     name="sft",
     config=Config,
-    version=1,
+    version=2,
     run=run,
     inputs=("tokenize", "subsample"),
     sources=_sources,

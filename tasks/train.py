@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
 
+    from engine.preferences.pairs import TokenPair
+    from engine.training.checkpoint import Checkpoints
     from engine.training.loop import StepRecord
     from engine.training.objectives import PreferenceObjective
     from engine.training.proof import StepZero
@@ -61,10 +63,11 @@ def run(ctx: Context[Config]) -> None:
     from engine.models.fused_lora import fuse_lora
     from engine.models.lora import add_lora, trainable_parameters
     from engine.models.quantization import check_quantization
+    from engine.preferences.pairs import load_pairs
     from engine.training.run import train
 
     config, scored = ctx.config, ctx.inputs["reference"].handed_down
-    device = pick_device(ctx.runtime.device, ctx.runtime.threads)
+    device = pick_device(ctx.runtime.device, ctx.runtime.threads, deterministic=ctx.runtime.deterministic)
     check_quantization(scored["quantization"], scored["dtype"], device)
     accelerator = accelerator_on(device, ctx.work / "logs")
     policy = open_policy(ctx.inputs, config.model, ctx.sources, **scored)
@@ -73,15 +76,18 @@ def run(ctx: Context[Config]) -> None:
     fuse_lora(model)
     model = accelerator.prepare_model(model.train())
     apply_runtime(ctx, model, training=True)
-    objective = _objective(ctx, model)
+    pairs = load_pairs(ctx.inputs["subsample"].file("train.parquet"))
+    plan = config.plan(len(pairs))
+    keeping = upkeep(ctx, plan, device)
+    objective = _objective(ctx, model, pairs, keeping.checkpoints)
     proof = _prove(ctx, model, objective)
     trained = train(
         model,
         objective,
-        config.plan(len(objective.pairs)),
+        plan,
         config.optimization(),
         accelerator,
-        upkeep(ctx),
+        keeping,
         on_step=_sampler(ctx, model, device),
         save=lambda: _save(ctx, accelerator.unwrap_model(model)),
     )
@@ -90,11 +96,14 @@ def run(ctx: Context[Config]) -> None:
         **trained.means,
         steps=trained.steps,
         beta=config.beta,
-        pairs=len(objective.pairs),
+        pairs=len(pairs),
         pairs_per_second=trained.rows_per_second,
         step0_max_margin=proof.max_margin,
         step0_tolerance=proof.tolerance,
         step0_loss=proof.loss,
+        ref_recheck_pairs=proof.pairs,
+        ref_recheck_max_difference=proof.max_difference,
+        ref_recheck_tolerance=proof.tolerance,
         trainable_parameters=sum(value.numel() for value in trainable_parameters(model).values()),
         device=str(device),
         dtype=scored["dtype"],
@@ -109,17 +118,17 @@ def _save(ctx: Context[Config], model: "PeftModel") -> None:
     (ctx.work / "adapter" / "README.md").unlink(missing_ok=True)  # peft's blank card, with a path of this machine in it
 
 
-def _objective(ctx: Context[Config], model: "PeftModel") -> "PreferenceObjective":
+def _objective(
+    ctx: Context[Config], model: "PeftModel", pairs: "list[TokenPair]", checkpoints: "Checkpoints"
+) -> "PreferenceObjective":
     import torch
 
     from engine.dpo.losses import weighted_sum
     from engine.fitting import training_passes
-    from engine.preferences.pairs import load_pairs
     from engine.preferences.scores import ref_logps
     from engine.training.objectives import PreferenceObjective
 
     config = ctx.config
-    pairs = load_pairs(ctx.inputs["subsample"].file("train.parquet"))
     ref = torch.from_numpy(ref_logps(ctx.inputs["reference"].file("train.parquet"), pairs))
     loss = weighted_sum([term.model_dump() for term in config.loss], config.beta)
     return training_passes(
@@ -128,18 +137,25 @@ def _objective(ctx: Context[Config], model: "PeftModel") -> "PreferenceObjective
         [pair.rows for pair in pairs],
         lambda passes: PreferenceObjective(pairs, ref, loss, config.beta, passes),
         open_tokenizer(ctx.inputs["tokenize"], config.model).pad_token_id or 0,
+        checkpoints,
     )
 
 
 def _prove(ctx: Context[Config], model: "PeftModel", objective: "PreferenceObjective") -> "StepZero":
-    """The step-0 proof on the longest pairs and the first ones."""
-    from engine.training.proof import prove_step_zero
+    """The step-0 proof on pairs that the training seed draws, and others; see `rows_to_prove` for what it can miss.
 
-    pairs = objective.pairs
-    longest = sorted(range(len(pairs)), key=lambda row: -pairs[row].length)[:4]
-    rows = list(dict.fromkeys([*longest, *range(min(4, len(pairs)))]))
+    On a resume, too, and before the checkpoint is put back: stored scores are held against the untrained adapter.
+    """
+    from engine.training.proof import prove_step_zero, rows_to_prove
+
+    rows = rows_to_prove([pair.length for pair in objective.pairs], ctx.config.seed)
     proof = prove_step_zero(model, objective, rows, dtype=ctx.inputs["reference"].handed_down["dtype"])
-    ctx.log.info("step 0: policy is reference, largest margin %.2g nats over %d pairs", proof.max_margin, proof.pairs)
+    ctx.log.info(
+        "step 0: policy is reference; %d stored scores differ by %.2g nats at most, %.2g are allowed",
+        proof.pairs,
+        proof.max_difference,
+        proof.tolerance,
+    )
     return proof
 
 
@@ -177,6 +193,7 @@ def _sampler(ctx: Context[Config], model: "PeftModel", device: "torch.device") -
         )
         for question, answered in zip(questions, said, strict=True):
             lines.add(record.step, {"prompt": question, "generation": answered.text})
+        lines.sync()  # a checkpoint of this step may come next, and nobody would answer again
 
     return sample
 
@@ -184,7 +201,7 @@ def _sampler(ctx: Context[Config], model: "PeftModel", device: "torch.device") -
 STAGE = Stage(
     name="train",
     config=Config,
-    version=1,
+    version=2,
     run=run,
     inputs=("tokenize", "subsample", "sft", "reference"),
     sources=lambda config, sources: given_policy(config.model, sources),

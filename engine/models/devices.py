@@ -1,10 +1,12 @@
 """Which device the work runs on, and the accelerator that drives it."""
 
+import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
 
@@ -14,12 +16,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def pick_device(wanted: str, threads: int = 0) -> torch.device:
+def pick_device(wanted: str, threads: int = 0, *, deterministic: bool = False) -> torch.device:
     """The device for "auto" (a GPU when there is one), "cpu" or "cuda"; sets torch's thread count when `threads` > 0.
+
+    Args:
+        deterministic: the same numbers to the bit each time, at some cost on a GPU; the CPU's are so anyway. Call it
+            before anything else touches the GPU. An operation that cannot do so fails.
 
     Raises:
         ConfigError: "cuda" is wanted and there is none.
     """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once, when it is first used
+    torch.use_deterministic_algorithms(deterministic)
     if threads:
         torch.set_num_threads(threads)
     if wanted == "cuda" and not torch.cuda.is_available():
@@ -31,6 +40,18 @@ def pick_device(wanted: str, threads: int = 0) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
+
+
+def what_bits_depend_on(device: torch.device) -> dict[str, Any]:
+    """What the same work must share to give the same numbers to the bit, besides its config; JSON-like values."""
+    cuda = device.type == "cuda"
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name(device) if cuda else f"cpu {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
 
 
 def placed(model: "PreTrainedModel", device: torch.device) -> "PreTrainedModel":

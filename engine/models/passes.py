@@ -1,12 +1,9 @@
 """How rows go through a model, and how many tokens of them at once."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from engine.files import write_atomically
 from engine.models.forward import HEADS, Forward
 from engine.models.layouts import LAYOUTS, Group, size
 from engine.preferences.batching import by_tokens
@@ -31,21 +28,20 @@ class Passes:
         sizes = {key: size(group, layout) for key, group in groups.items()}
         return by_tokens(sizes, self.budget, rectangular=layout in ("shared", "padded"))
 
-    def write(self, path: Path, asked: Mapping[str, Any]) -> None:
-        """Keeps it, and what it was settled for, for an attempt that goes on from a checkpoint."""
-        write_atomically(path, json.dumps({"asked": dict(asked), **asdict(self)}, indent=1) + "\n")
+    def as_settled(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """It and what it was settled for, as JSON-like values, for an attempt that goes on from a checkpoint."""
+        return {"asked": dict(asked), **asdict(self)}
 
     @classmethod
-    def read(cls, path: Path, asked: Mapping[str, Any]) -> "Passes | None":
-        """What an earlier attempt kept; None when that cannot be read, or when something else was asked for then."""
+    def settled(cls, kept: object, asked: Mapping[str, Any]) -> "Passes | None":
+        """What an earlier attempt kept; None when it is nothing of the kind, or when something else was asked for."""
         try:
-            kept = json.loads(path.read_text("utf-8"))
-            if kept["asked"] != asked:
+            if kept["asked"] != asked:  # type: ignore[index]
                 return None
-            forward = Forward(**kept["forward"])
-            found = cls(forward, kept["budget"], kept["pad_id"])
-        except (OSError, ValueError, TypeError, KeyError):
+            forward = Forward(**kept["forward"])  # type: ignore[index]
+            found = cls(forward, kept["budget"], kept["pad_id"])  # type: ignore[index]
+        except (TypeError, KeyError):
             return None
         whole = all(type(number) is int for number in (found.budget, found.pad_id))
-        known = forward.layout in (*LAYOUTS, "single") and forward.head in HEADS
+        known = forward.layout in (*LAYOUTS, "single") and forward.head in tuple(HEADS)  # a damaged one may not hash
         return found if whole and known else None

@@ -1,81 +1,66 @@
-"""Training checkpoints: trainable weights, optimizer, schedule, RNG streams, and position. No pickle.
+"""The checkpoints of a training run: which are kept, and from which one a run goes on.
 
-A checkpoint is a folder `step-<n>` that appears by one rename, so the newest one there is whole, as far as the disk
-keeps what it was told to keep. One that cannot be read is passed over for the one before it.
+A checkpoint is a folder `step-<n>` that appears, and disappears, by one rename. A run goes on from the newest one that
+is whole and of this very run; any other is passed over, with word of what is wrong with it.
 """
 
-import json
 import logging
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from engine.errors import StoreError
 from engine.files import sync
+from engine.fingerprint import differences
+from engine.training.snapshot import UNREADABLE, Label, read_into, read_label, write
+from engine.training.state import Moving, TrainingState
 
 _log = logging.getLogger("dpo")
 
 
-def rng_streams() -> dict[str, Tensor]:
-    """The states of the random streams as they are now: the CPU's, and every CUDA device's."""
-    streams = {"rng.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        streams |= {f"rng.cuda.{index:03d}": value for index, value in enumerate(torch.cuda.get_rng_state_all())}
-    return streams
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """Where a run is between two steps. The batch plan gives the rows, so nothing else is position.
+class Checkpoints:
+    """The checkpoints of one training run, below one folder.
 
     Attributes:
-        step: the optimizer steps done.
-        untold: the numbers of the last step as long as its listeners have not heard of it to the end.
-        rng: the random streams at that point; as they are now unless given.
+        settled: what is settled before the first step and kept by a run that goes on; JSON-like, saved with each.
     """
 
-    step: int = 0
-    untold: Mapping[str, float] = field(default_factory=dict)
-    rng: Mapping[str, Tensor] = field(default_factory=rng_streams, compare=False)
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        identity: Mapping[str, Any] | None = None,
+        environment: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Touches nothing.
 
-
-@dataclass(frozen=True)
-class Moving:
-    """What a step changes: the trainable parameters by name, and what decides how they move."""
-
-    parameters: Mapping[str, torch.nn.Parameter]
-    optimizer: torch.optim.Optimizer
-    schedule: Any
-    scaler: torch.amp.GradScaler
-
-
-@dataclass(frozen=True)
-class _Saved:
-    """A checkpoint as read."""
-
-    state: TrainingState
-    weights: Mapping[str, Tensor]
-    optimizer: dict[str, Any]
-    schedule: dict[str, Any]
-    scaler: dict[str, Any]
-
-
-class Checkpoints:
-    """The checkpoints of one training run, below one folder."""
-
-    def __init__(self, folder: Path, keep: int) -> None:
+        Args:
+            keep: how many are left when another one was written.
+            identity: what the run is, as JSON-like values: a checkpoint with any other is passed over.
+            environment: what its bits depend on besides: a checkpoint from another one is gone on from, with a warning.
+        """
         self.folder = folder
+        self.settled: Mapping[str, Any] = {}
         self._keep = keep
+        self._identity = dict(identity or {})
+        self._environment = dict(environment or {})
+        self._passed_over: list[Path] = []
+
+    def settled_before(self) -> Mapping[str, Any]:
+        """`settled` of the checkpoint that the run goes on from; empty where there is none.
+
+        Raises:
+            StoreError: the disk refuses to let one be read.
+        """
+        return self._found[1].settled if self._found else {}
 
     def save(self, state: TrainingState, moving: Moving) -> Path:
-        """Writes one checkpoint and removes the oldest beyond those kept.
+        """Writes one checkpoint, and only then removes those it makes superfluous.
 
         Raises:
             StoreError: it cannot be written.
@@ -83,129 +68,129 @@ class Checkpoints:
         target = self.folder / f"step-{state.step:08d}"
         temporary = self.folder / f".{target.name}"
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            _write(temporary, state, moving)
-            shutil.rmtree(target, ignore_errors=True)
+            if not self.folder.is_dir():
+                self.folder.mkdir(parents=True)
+                sync(self.folder.parent)
+            _delete(temporary)
+            temporary.mkdir()
+            write(temporary, state, moving, Label(self._identity, self.settled, self._environment))
+            _discard(target)
             temporary.rename(target)
             sync(self.folder)
         except (OSError, SafetensorError) as error:
+            _delete(temporary)
             raise StoreError(
                 "a checkpoint cannot be written",
                 found=str(error),
                 where=str(target),
                 fix="free the disk or its permissions, then run again: the checkpoint before this one is kept",
             ) from None
-        for old in self._all()[: -self._keep]:
-            shutil.rmtree(old, ignore_errors=True)
+        self._remove_superfluous(target)
         return target
 
     def restore(self, moving: Moving) -> TrainingState | None:
-        """Puts the newest whole checkpoint back into the given objects and RNG streams; None when there is none.
+        """Puts the newest one that is whole and of this run back into the given objects and the random streams.
+
+        Returns:
+            Where the run is then; None when there is none, and then nothing was touched.
 
         Raises:
-            StoreError: the checkpoint is of a model with other trainable weights.
+            StoreError: the disk refuses to let one be read.
         """
-        for folder in reversed(self._all()):
+        while self._found:
+            folder, label = self._found
             try:
-                saved = _read(folder)
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-                _log.warning("the checkpoint %s cannot be read and is passed over: %s", folder, error)
+                with _readable(folder):
+                    state = read_into(folder, moving)
+            except UNREADABLE as error:
+                self._pass_over(folder, f"does not fit: {error}")
+                del self._found
                 continue
-            _check_fit(saved.weights, moving.parameters, folder)
-            _put_back(saved, moving)
-            return saved.state
+            self._warn_of_another_environment(folder, label)
+            return state
         return None
 
-    def remove(self) -> None:
-        """Deletes all of them: the run is over."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+    @cached_property
+    def _found(self) -> tuple[Path, Label] | None:
+        """The newest that is whole and of this run. Its files are read once; what a kill left unfinished is removed."""
+        for left in self.folder.glob(".*"):
+            _delete(left)
+        for folder in reversed(self._all()):
+            if folder in self._passed_over:
+                continue
+            try:
+                with _readable(folder):
+                    label = read_label(folder)
+                other = differences(dict(label.identity), self._identity)
+            except UNREADABLE as error:
+                self._pass_over(folder, f"cannot be read: {error}")
+                continue
+            if not other:
+                return folder, label
+            self._pass_over(folder, f"is of another run: {_told(other)}")
+        return None
+
+    def _pass_over(self, folder: Path, why: str) -> None:
+        self._passed_over.append(folder)
+        _log.warning("the checkpoint %s is passed over, it %s", folder, why)
+
+    def _warn_of_another_environment(self, folder: Path, label: Label) -> None:
+        changes = differences(dict(label.environment), self._environment)
+        if changes:
+            _log.warning(
+                "the checkpoint %s was written under another environment (%s): it goes on, but the result will not be "
+                "the same to the bit as without a stop",
+                folder,
+                _told(changes),
+            )
+
+    def _remove_superfluous(self, newest: Path) -> None:
+        """Those passed over, those of later steps, which a run that began before them has left, and the oldest."""
+        older = [folder for folder in self._all() if folder < newest and folder not in self._passed_over]
+        kept = [*older, newest][-self._keep :]
+        for folder in self._all():
+            if folder not in kept:
+                _discard(folder)
 
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"))
 
 
-def _write(folder: Path, state: TrainingState, moving: Moving) -> None:
-    weights = {name: value.detach().contiguous() for name, value in moving.parameters.items()}
-    save_file(weights, folder / "weights.safetensors")
-    moments, groups = _flatten(moving.optimizer.state_dict())
-    save_file(moments | dict(state.rng), folder / "state.safetensors")
-    content = {
-        "state": {"step": state.step, "untold": dict(state.untold)},
-        "groups": groups,
-        "schedule": _plain(moving.schedule.state_dict()),
-        "scaler": moving.scaler.state_dict(),
-    }
-    (folder / "state.json").write_text(json.dumps(content), "utf-8")
-    for path in (*folder.iterdir(), folder):
-        sync(path)
-
-
-def _read(folder: Path) -> _Saved:
-    content = json.loads((folder / "state.json").read_text("utf-8"))
-    tensors = load_file(folder / "state.safetensors")
-    rng = {"rng.cpu": tensors["rng.cpu"]} | {name: tensors[name] for name in tensors if name.startswith("rng.cuda.")}
-    return _Saved(
-        TrainingState(**content["state"], rng=rng),
-        load_file(folder / "weights.safetensors"),
-        _unflatten(tensors, content["groups"]),
-        content["schedule"],
-        content["scaler"],
-    )
-
-
-def _check_fit(weights: Mapping[str, Tensor], parameters: Mapping[str, Tensor], folder: Path) -> None:
-    ours, theirs = ({name: value.shape for name, value in each.items()} for each in (parameters, weights))
-    if ours != theirs:
-        differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Tells a disk that refuses, which may do better later, from a checkpoint that is broken."""
+    try:
+        yield
+    except UNREADABLE:
+        raise
+    except OSError as error:
         raise StoreError(
-            "a checkpoint does not fit the model",
-            expected=f"{differing[0]}: {_shape(ours.get(differing[0]))}",
-            found=_shape(theirs.get(differing[0])),
+            "a checkpoint cannot be read",
+            found=str(error),
             where=str(folder),
-            fix="run the stage again with --force",
-        )
+            fix="repair the disk or its permissions; or delete it, to go on from the one before it",
+        ) from None
 
 
-def _shape(shape: torch.Size | None) -> str:
-    return "no such weight" if shape is None else f"shape {tuple(shape)}"
+def _discard(folder: Path) -> None:
+    """Removes a checkpoint so that a kill halfway leaves nothing that looks like one."""
+    if not folder.exists():
+        return
+    aside = folder.with_name(f".{folder.name}.removed")
+    _delete(aside)
+    try:
+        folder.rename(aside)
+    except OSError as error:
+        _log.warning("the checkpoint %s cannot be removed: %s", folder, error)
+        return
+    _delete(aside)
 
 
-def _put_back(saved: _Saved, moving: Moving) -> None:
-    with torch.no_grad():
-        for name, value in moving.parameters.items():
-            value.copy_(saved.weights[name])
-    moving.optimizer.load_state_dict(saved.optimizer)
-    moving.schedule.load_state_dict(saved.schedule)
-    moving.scaler.load_state_dict(saved.scaler)
-    _restore_rng(saved.state.rng)
+def _delete(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    if path.is_file():
+        path.unlink(missing_ok=True)
 
 
-def _flatten(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    moments = {
-        f"optimizer.{index}.{name}": value.detach().contiguous()
-        for index, entry in state["state"].items()
-        for name, value in entry.items()
-    }
-    return moments, state["param_groups"]
-
-
-def _unflatten(tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]) -> dict[str, Any]:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        area, _, rest = name.partition(".")
-        if area == "optimizer":
-            index, _, moment = rest.partition(".")
-            state.setdefault(int(index), {})[moment] = value
-    return {"state": state, "param_groups": groups}
-
-
-def _restore_rng(streams: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(streams["rng.cpu"])
-    cuda = [streams[name] for name in sorted(streams) if name.startswith("rng.cuda.")]
-    if cuda and torch.cuda.is_available() and len(cuda) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(cuda)
-
-
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in state.items() if isinstance(value, int | float | list | str | bool)}
+def _told(changes: Iterable[tuple[str, object, object]]) -> str:
+    return ", ".join(f"{name}: {old} → {new}" for name, old, new in changes)

@@ -1,16 +1,20 @@
 """What a training run leaves behind of its steps: one JSON line each, and a tracker's events through accelerate."""
 
 import json
+import logging
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from engine.files import write_atomically
+from engine.files import sync, write_atomically
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from engine.training.loop import StepRecord
+
+_log = logging.getLogger("dpo")
 
 
 class StepLines:
@@ -32,38 +36,70 @@ class StepLines:
     def add(self, step: int, content: dict[str, Any]) -> None:
         """Writes one line; steps never fall within an attempt."""
         if not self._begun:
-            self._begun = True
             self.lines = [line for line in self.lines if line["step"] < step]
             write_atomically(self._path, "".join(map(_line, self.lines)))
+            self._begun = True
         self.lines.append({"step": step, **content})
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_line(self.lines[-1]))
 
+    def sync(self) -> None:
+        """Has every line on the disk before it returns. Raises OSError."""
+        if self._begun:
+            sync(self._path)
+            sync(self._path.parent)
+
 
 class Journal:
-    """Keeps step records in `logs/steps.jsonl`, and tells them to the accelerator's trackers. A context manager."""
+    """Keeps step records in `logs/steps.jsonl`, and tells them to the accelerator's trackers. A context manager.
+
+    Nobody goes on from what the trackers write: one that cannot write is told nothing more, with a warning.
+    """
 
     def __init__(self, logs: Path, accelerator: "Accelerator", run: str) -> None:
         self._steps = StepLines(logs / "steps.jsonl")
         self._accelerator = accelerator
-        accelerator.init_trackers(run)
+        self._run = run
+        self._told = True
 
     def add(self, record: "StepRecord") -> None:
         """Keeps one step."""
         self._steps.add(record.step, record.numbers)
-        self._accelerator.log(record.numbers, step=record.step)
+        self._tell(lambda: self._accelerator.log(record.numbers, step=record.step))
 
-    def closing_means(self) -> dict[str, float]:
-        """Each number's mean over the last tenth of the steps: one step alone says little."""
-        lines = self._steps.lines
-        tail = lines[-max(1, len(lines) // 10) :]
-        return {name: fmean(line[name] for line in tail) for name in (tail[-1] if tail else {}) if name != "step"}
+    def begin(self, step: int) -> None:
+        """Says so when the file lacks steps of those before `step`, which a checkpoint brought back."""
+        kept = {line["step"] for line in self._steps.lines}
+        lacking = sum(before not in kept for before in range(1, step + 1))
+        if lacking:
+            _log.warning("logs/steps.jsonl was damaged: it lacks %d of the first %d steps", lacking, step)
+
+    def sync(self) -> None:
+        """Has every step that was added on the disk before it returns. Raises OSError."""
+        self._steps.sync()
 
     def __enter__(self) -> "Journal":
+        self._hook, threading.excepthook = threading.excepthook, self._quietly
+        self._tell(lambda: self._accelerator.init_trackers(self._run))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._accelerator.end_training()
+        self._tell(self._accelerator.end_training)
+        threading.excepthook = self._hook
+
+    def _tell(self, something: Callable[[], object]) -> None:
+        if not self._told:
+            return
+        try:
+            something()
+        except OSError as error:
+            self._told = False
+            _log.warning("from here on TensorBoard's events are not written: %s", error.strerror or error)
+
+    def _quietly(self, failed: threading.ExceptHookArgs) -> None:
+        """TensorBoard's own thread writes; what ends it is raised again in the next call, and needs no traceback."""
+        if type(failed.thread).__module__.partition(".")[0] != "tensorboard":
+            self._hook(failed)
 
 
 def _line(content: dict[str, Any]) -> str:
@@ -71,12 +107,13 @@ def _line(content: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """The whole lines there are; a power cut may have left half of one at the end."""
+    """The lines that are whole; a power cut may have left half of one, or other bytes, anywhere."""
     lines: list[dict[str, Any]] = []
     for text in path.read_bytes().split(b"\n") if path.is_file() else []:
         try:
             line = json.loads(text)
-        except ValueError:
-            break
-        lines.append(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(line, dict) and type(line.get("step")) is int:
+            lines.append(line)
     return lines

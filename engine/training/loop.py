@@ -5,8 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -14,11 +13,14 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import get_scheduler
 
-from engine.errors import NumericsError, StoreError
+from engine.errors import MemoryShortageError, NumericsError, StoreError
 from engine.models.lora import trainable_parameters
 from engine.models.memory import shortage_told
 from engine.preferences.batching import BatchPlan
-from engine.training.checkpoint import Checkpoints, Moving, TrainingState
+from engine.training.checkpoint import Checkpoints
+from engine.training.random_streams import RandomStreams, seed_streams
+from engine.training.state import Moving, TrainingState
+from engine.training.stops import Stops
 
 _log = logging.getLogger("dpo")
 
@@ -100,7 +102,10 @@ class Trainer:
         model: on the accelerator's device; only parameters with `requires_grad` are changed and saved.
         on_step: called after every step; what it raises ends the run. It may be told the same step again by the run
             that goes on from a checkpoint.
-        checkpoint_seconds: at most this much work is lost to a kill; to a stop, one step at most.
+        checkpoint_seconds, checkpoint_steps: a checkpoint is written after so much time, at every so manieth step where
+            that is not 0, and at the end. At most the work since then is lost to a kill, and one step to a stop.
+        before_save: called before a checkpoint is written. What listeners were told of the steps until then must be on
+            the disk when it returns, since nobody tells them again.
     """
 
     model: torch.nn.Module
@@ -111,61 +116,92 @@ class Trainer:
     checkpoints: Checkpoints
     on_step: Callable[[StepRecord], None]
     checkpoint_seconds: float = 120.0
+    checkpoint_steps: int = 0
+    before_save: Callable[[], None] = lambda: None
     _at: TrainingState | None = field(default=None, init=False)  # None while the weights move: no state to go on from
+    _saved: tuple[int, float] = field(default=(0, 0.0), init=False)  # the last checkpoint's step, and when that was
+    _stops: Stops = field(default_factory=Stops, init=False)
 
     def run(
         self, on_start: Callable[[int], None] = lambda step: None, on_end: Callable[[], None] = lambda: None
-    ) -> None:
+    ) -> dict[str, float]:
         """Trains to the end of the plan; the model is in eval mode afterwards.
 
         A stop — Ctrl-C, a signal that became an exception — leaves a checkpoint of the last finished step, and the run
-        that goes on from it ends as if it had not been stopped. One that hits the weights while they move leaves the
-        checkpoints that were there.
+        that goes on from it ends as if it had not been stopped. One that hits the weights while they move, or a
+        checkpoint while it is written, is held back until that is over; in another thread than the main one, where
+        it cannot be, it leaves the checkpoints that were there.
 
         Args:
             on_start: told the steps that a checkpoint brought back, 0 when there was none.
             on_end: called when all is done; a stop until it returns leaves a checkpoint, too.
 
+        Returns:
+            Every number of the steps as a mean over the last tenth of them.
+
         Raises:
             NumericsError: the loss or a gradient is NaN or infinite; names the step and its rows.
-            MemoryShortageError: memory ran out; names the step and its rows.
-            StoreError: a checkpoint cannot be written, or is of another model.
+            MemoryShortageError: memory ran out; names the step and its rows. It leaves a checkpoint as a stop does.
+            StoreError: a checkpoint cannot be written or read.
         """
         moving = self._moving(trainable_parameters(self.model))
-        state = self.checkpoints.restore(moving) or TrainingState()
-        save = partial(self.checkpoints.save, moving=moving)
+        state = self._begin(moving)
         on_start(state.step)
-        saved_at = time.monotonic()
-        self._at = state
         self.model.train()
-        with self._kept_when_stopped(save, state.step):
+        with self._stops.watched(), self._kept_when_stopped(moving):
             if state.untold:
-                self._tell(state)
+                state = self._tell(state)
             for rows in self.plan.steps_from(state.step):
-                state = self._tell(self._step(state.step, rows, moving))
-                if time.monotonic() - saved_at >= self.checkpoint_seconds:
-                    save(state)
-                    saved_at = time.monotonic()
+                state = self._tell(self._step(state, rows, moving))
+                if self._due(state.step):
+                    self._save(state, moving)
+            if state.step > self._saved[0]:
+                self._save(state, moving)  # writing and sealing the result takes time, and may fail
             self.model.eval()
             on_end()
+        return state.closing.means()
+
+    def _begin(self, moving: Moving) -> TrainingState:
+        """Where the newest checkpoint was, or the start, whose draws depend on the seed alone."""
+        state = self.checkpoints.restore(moving)
+        if state is None:
+            seed_streams(self.plan.seed)
+            state = TrainingState()
+        self._saved = (state.step, time.monotonic())
+        self._at = state
+        return state
+
+    def _due(self, step: int) -> bool:
+        by_steps = self.checkpoint_steps and step % self.checkpoint_steps == 0
+        return bool(by_steps) or time.monotonic() - self._saved[1] >= self.checkpoint_seconds
+
+    def _save(self, state: TrainingState, moving: Moving) -> None:
+        with self._stops.held():
+            self.before_save()
+            self.checkpoints.save(state, moving)
+            self._saved = (state.step, time.monotonic())
 
     @contextmanager
-    def _kept_when_stopped(self, save: Callable[[TrainingState], object], begun: int) -> Iterator[None]:
+    def _kept_when_stopped(self, moving: Moving) -> Iterator[None]:
         try:
             yield
-        except Exception:
+        except BaseException as error:
+            if not isinstance(error, Exception) or isinstance(error, MemoryShortageError):
+                self._save_what_is_done(moving)
             raise
-        except BaseException:
-            if self._at is not None and self._at.step > begun:
-                try:
-                    save(self._at)
-                except StoreError as error:  # the stop goes on all the same
-                    _log.warning("%s", error)
-            raise
+
+    def _save_what_is_done(self, moving: Moving) -> None:
+        """A checkpoint of the last finished step where there is none yet. The stop goes on if it cannot be written."""
+        if self._at is None or self._at.step <= self._saved[0]:
+            return
+        try:
+            self._save(self._at, moving)
+        except (StoreError, OSError) as error:
+            _log.warning("%s", error)
 
     def _tell(self, state: TrainingState) -> TrainingState:
         self.on_step(StepRecord(state.step, self.plan.steps, dict(state.untold)))
-        self._at = state = TrainingState(state.step)
+        self._at = state = replace(state, untold={}, rng=RandomStreams.now())
         return state
 
     def _moving(self, parameters: Mapping[str, torch.nn.Parameter]) -> Moving:
@@ -178,7 +214,8 @@ class Trainer:
         half = any(value.dtype == torch.float16 for value in self.model.parameters())
         return Moving(parameters, optimizer, schedule, torch.amp.GradScaler(self.accelerator.device.type, enabled=half))
 
-    def _step(self, done: int, rows: list[int], moving: Moving) -> TrainingState:
+    def _step(self, before: TrainingState, rows: list[int], moving: Moving) -> TrainingState:
+        done = before.step
         numbers, norm = self._gradients(done, rows, moving)
         while not math.isfinite(norm):
             if moving.scaler.get_scale() <= _SMALLEST_SCALE:
@@ -189,11 +226,13 @@ class Trainer:
             numbers, norm = self._gradients(done, rows, moving)
         rate = moving.schedule.get_last_lr()[0]
         numbers |= {"grad_norm": norm, "learning_rate": rate, "epoch": (done + 1) / self.plan.steps_per_epoch}
-        self._at = None
-        moving.scaler.step(moving.optimizer)
-        moving.scaler.update()
-        moving.schedule.step()
-        self._at = state = TrainingState(done + 1, numbers)
+        with self._stops.held():
+            self._at = None
+            moving.scaler.step(moving.optimizer)
+            moving.scaler.update()
+            moving.schedule.step()
+            closing = before.closing.plus(numbers, done + 1, self.plan.steps)
+            self._at = state = TrainingState(done + 1, numbers, closing)
         moving.optimizer.zero_grad()
         return state
 

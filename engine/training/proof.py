@@ -5,6 +5,7 @@ would chase the difference. The proof runs in the product, on real pairs, in the
 """
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from engine.training.objectives import PreferenceObjective
 # bfloat16 on random Llamas (docs/log.md): at most 0.006 where predictions are like a trained model's, 0.056 where they
 # are wild. Another model's scores differ by a share of every token, which outgrows the square root within a sentence.
 _HALF_NATS = 0.1
+_AT_THE_EDGES, _DRAWN = 4, 24  # pairs
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,32 @@ class StepZero:
     Attributes:
         pairs: how many pairs were tried.
         max_margin: largest difference of logratios, in nats (not times β).
+        max_difference: largest of a side's difference and of those, in nats.
         tolerance: the smallest tolerance any of them was held to, in nats.
         loss, expected_loss: the preference terms, and their value at zero margin.
     """
 
     pairs: int
     max_margin: float
+    max_difference: float
     tolerance: float
     loss: float
     expected_loss: float
+
+
+def rows_to_prove(lengths: Sequence[int], seed: int) -> list[int]:
+    """The pairs to try: the 4 longest and the 4 first, where a layout breaks, and 24 more that the seed draws.
+
+    Of n pairs one whose score is stale or corrupted is tried with a probability of at least 24/n; of k such pairs at
+    least one with 1 − (1 − k/n)²⁴ or more: 5% of stale pairs go unnoticed in 29 of 100 trainings, 20% in one of 200.
+
+    Args:
+        lengths: tokens of each pair.
+    """
+    everywhere = range(len(lengths))
+    longest = sorted(everywhere, key=lambda row: -lengths[row])[:_AT_THE_EDGES]
+    drawn = random.Random(f"{seed}:proof").sample(everywhere, min(_DRAWN, len(everywhere)))
+    return list(dict.fromkeys([*longest, *everywhere[:_AT_THE_EDGES], *drawn]))
 
 
 def prove_step_zero(model: PeftModel, objective: PreferenceObjective, rows: Sequence[int], *, dtype: str) -> StepZero:
@@ -74,6 +93,7 @@ def prove_step_zero(model: PeftModel, objective: PreferenceObjective, rows: Sequ
     return StepZero(
         pairs=len(pairs),
         max_margin=float(logps.logratio_margin.abs().max()),
+        max_difference=max(gaps),
         tolerance=min(allowed),
         loss=float(preference(logps, counts)),
         expected_loss=float(preference(zero, counts)),

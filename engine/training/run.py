@@ -2,9 +2,11 @@
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,6 +24,9 @@ class Upkeep:
     Attributes:
         work: the stage's work folder; checkpoints and logs of an interrupted attempt are found there.
         progress: told (steps done, steps in all, the step's numbers).
+        checkpoint_every_steps: 0 for none but by time.
+        identity, environment: what the run is, and what its bits depend on besides, as JSON-like values; see
+            `Checkpoints`.
     """
 
     name: str
@@ -31,6 +36,14 @@ class Upkeep:
     checkpoint_seconds: float = 120.0
     checkpoints_kept: int = 2
     log_every_steps: int = 10
+    checkpoint_every_steps: int = 0
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        """The run's own; what was settled before the first step is told to them, and by them."""
+        return Checkpoints(self.work / ".checkpoints", self.checkpoints_kept, self.identity, self.environment)
 
 
 @dataclass(frozen=True)
@@ -61,13 +74,12 @@ def train(
     """Trains `model` in place over the whole plan, from the newest checkpoint in the work folder if there is one.
 
     Args:
-        save: writes what was trained; only afterwards are the checkpoints removed.
+        save: writes what was trained; only afterwards are the checkpoints put aside.
 
     Raises:
         NumericsError: a loss or gradient is not finite.
-        StoreError: a checkpoint cannot be written, or is of another model.
+        StoreError: a checkpoint cannot be written or read.
     """
-    checkpoints = Checkpoints(upkeep.work / "checkpoints", upkeep.checkpoints_kept)
     began, first, seconds = time.monotonic(), 0, 0.0
 
     with Journal(upkeep.work / "logs", accelerator, upkeep.name) as journal:
@@ -75,6 +87,7 @@ def train(
         def started(step: int) -> None:
             nonlocal first
             first = step
+            journal.begin(step)
             if step:
                 upkeep.log.info("going on from the checkpoint at step %d of %d", step, plan.steps)
 
@@ -90,10 +103,19 @@ def train(
                 upkeep.log.info("step %d/%d: %s", record.step, record.steps, _line(record.numbers))
             on_step(record)
 
-        trainer = Trainer(model, objective, plan, how, accelerator, checkpoints, stepped, upkeep.checkpoint_seconds)
-        trainer.run(started, ended)
-        means = journal.closing_means()
-    checkpoints.remove()
+        trainer = Trainer(
+            model,
+            objective,
+            plan,
+            how,
+            accelerator,
+            upkeep.checkpoints,
+            stepped,
+            upkeep.checkpoint_seconds,
+            upkeep.checkpoint_every_steps,
+            before_save=journal.sync,
+        )
+        means = trainer.run(started, ended)
     rows = plan.rows * plan.epochs * (plan.steps - first) / plan.steps
     return Trained(means, plan.steps, round(rows / seconds, 2))
 

@@ -276,3 +276,30 @@ def test_the_identity_leaves_out_where_things_lie_at_any_depth():
 def test_a_config_cannot_be_changed_after_it_was_checked():
     with pytest.raises(ValueError, match="frozen"):
         Runtime().threads = 3
+
+
+@pytest.mark.parametrize("value", ["9" * 5_000, "0x" + "f" * 5_000, f"[{2**63}]", "{a = 0b" + "1" * 99 + "}"])
+def test_a_number_beyond_64_bits_is_refused_by_its_key(toy, value):
+    with pytest.raises(ConfigError, match=r"train\.beta"):
+        toy.settings(f"train.beta={value}")
+
+
+def test_a_profile_with_a_number_of_thousands_of_digits_is_refused(toy, tmp_path):
+    (tmp_path / "huge.toml").write_text(f"[train]\nbeta = {'9' * 5_000}")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load(str(tmp_path / "huge.toml"), [], toy.stages, {})
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 3_000, f"[{'.'.join('a' * 2_000)}]\nb = 1"])
+def test_a_profile_that_is_nested_without_end_is_refused(toy, tmp_path, text):
+    (tmp_path / "deep.toml").write_text(text)
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        load(str(tmp_path / "deep.toml"), [], toy.stages, {})
+    with pytest.raises(ConfigError, match=r"`train\.beta` is nested too deeply"):
+        toy.settings(f"train.beta={'[' * 3_000}")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_a_profile_that_no_file_can_be_called_is_not_there(name):
+    with pytest.raises(ConfigError, match="there is no profile"):
+        profile_path(name)

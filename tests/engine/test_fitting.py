@@ -1,6 +1,5 @@
 """How a stage settles its passes: the trial of the layout, the budget, and what a resumed run keeps of them."""
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from engine.models.forward import Forward
 from engine.models.lora import Lora, add_lora, trainable_parameters
 from engine.models.passes import Passes
 from engine.stage import Context, Listener
+from engine.training.checkpoint import Checkpoints
 from engine.training.objectives import PreferenceObjective
 
 COUNT = 6
@@ -44,11 +44,13 @@ def context(work: Path, **runtime: Any) -> Context[Any]:
     return Context("train", Step(), {}, work, Runtime(**runtime), None, Listener())  # type: ignore[arg-type]
 
 
-def settled(ctx, policy, pairs) -> Passes:
+def settled(ctx, policy, pairs, checkpoints=None) -> Passes:
     """The passes of a DPO stage over these pairs."""
+    kept = checkpoints or Checkpoints(ctx.work / ".checkpoints", 2)
     ref, loss = torch.zeros(len(pairs), 2, dtype=torch.float64), WeightedSum([(1.0, Sigmoid(0.1))])
     groups = [pair.rows for pair in pairs]
-    return training_passes(ctx, policy, groups, lambda each: PreferenceObjective(pairs, ref, loss, 0.1, each), 0).passes
+    make = lambda each: PreferenceObjective(pairs, ref, loss, 0.1, each)  # noqa: E731
+    return training_passes(ctx, policy, groups, make, 0, kept).passes
 
 
 def test_a_plain_policy_is_trained_in_packed_rows_within_the_budget(tmp_path, policy, pairs):
@@ -98,31 +100,41 @@ def test_a_pair_longer_than_the_budget_goes_alone_and_that_is_said(tmp_path, pol
     assert sorted(row for [row] in parts for row in [row]) == list(range(COUNT))
 
 
-def test_a_run_that_goes_on_from_a_checkpoint_keeps_its_passes(tmp_path, policy, pairs, monkeypatch):
-    settled(context(tmp_path, micro_batch_tokens=77, layout="padded"), policy, pairs)
-    assert settled(context(tmp_path), policy, pairs).budget == 4096  # no checkpoint: nothing to keep to
-    asked = {"micro_batch_tokens": 77, "layout": "padded"}
-    first = settled(context(tmp_path, **asked), policy, pairs)
-    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+class Before:
+    """The checkpoints of a run that an earlier attempt left one of."""
+
+    def __init__(self, settled):
+        self._before, self.settled = settled, {}
+
+    def settled_before(self):
+        return self._before
+
+
+ASKED = {"micro_batch_tokens": 77, "layout": "padded"}
+
+
+def test_what_is_settled_goes_into_the_checkpoints_and_a_run_that_goes_on_from_one_keeps_it(
+    tmp_path, policy, pairs, monkeypatch
+):
+    first = Before({})
+    found = settled(context(tmp_path, **ASKED), policy, pairs, first)
+    assert found == Passes(Forward("padded", "fused"), 77, 0)
     monkeypatch.setattr("engine.models.probe.choose_forward", None)  # nothing is tried again
-    assert settled(context(tmp_path, **asked), policy, pairs) == first == Passes(Forward("padded", "fused"), 77, 0)
+    again = Before(first.settled)
+    assert settled(context(tmp_path, **ASKED), policy, pairs, again) == found
+    assert again.settled == first.settled  # so the next checkpoint holds it as well
 
 
 def test_a_run_that_goes_on_under_other_settings_says_so_and_follows_them(tmp_path, policy, pairs, caplog):
-    settled(context(tmp_path), policy, pairs)
-    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
-    assert settled(context(tmp_path, micro_batch_tokens=50), policy, pairs).budget == 50
+    first = Before({})
+    settled(context(tmp_path), policy, pairs, first)
+    assert "other passes than before the stop" not in caplog.text
+    second = Before(first.settled)
+    assert settled(context(tmp_path, micro_batch_tokens=50), policy, pairs, second).budget == 50
     assert "other passes than before the stop" in caplog.text
+    assert second.settled["budget"] == 50
     with pytest.raises(MemoryShortageError):
-        settled(context(tmp_path, memory_limit_gib=0.001), policy, pairs)
-
-
-def test_a_torn_note_of_the_passes_is_settled_anew(tmp_path, policy, pairs):
-    settled(context(tmp_path, micro_batch_tokens=77), policy, pairs)
-    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
-    kept = tmp_path / "logs" / "passes.json"
-    kept.write_text(json.dumps({"forward": {"layout": "packed"}})[:-3])
-    assert settled(context(tmp_path), policy, pairs).budget == 4096
+        settled(context(tmp_path, memory_limit_gib=0.001), policy, pairs, Before(first.settled))
 
 
 def test_an_attempt_that_runs_out_of_memory_leaves_no_gradient_for_the_first_step(policy, pairs):

@@ -1,4 +1,7 @@
+from types import SimpleNamespace
+
 import pytest
+import torch
 from pydantic import ValidationError
 
 from engine.config import Runtime
@@ -12,9 +15,9 @@ from engine.training_config import LoraConfig, TrainingConfig, has_checkpoint, u
 
 def test_a_checkpoint_is_something_to_go_on_from_and_half_of_one_is_not(tmp_path):
     assert not has_checkpoint(tmp_path)
-    (tmp_path / "checkpoints" / ".step-00000001").mkdir(parents=True)
+    (tmp_path / ".checkpoints" / ".step-00000001").mkdir(parents=True)
     assert not has_checkpoint(tmp_path)
-    (tmp_path / "checkpoints" / "step-00000001").mkdir()
+    (tmp_path / ".checkpoints" / "step-00000001").mkdir()
     assert has_checkpoint(tmp_path)
 
 
@@ -56,7 +59,29 @@ def test_the_upkeep_of_a_training_run_is_the_runtime_and_the_way_to_whoever_list
             self.heard = (stage, done, total, dict(numbers))
 
     listener, sources = Heard(), Sources(tmp_path, network=False)
-    kept = upkeep(Context("train", TrainingConfig(), {}, tmp_path, Runtime(checkpoints_kept=7), sources, listener))
+    runtime = Runtime(checkpoints_kept=7, checkpoint_every_steps=3)
+    ctx = Context("train", TrainingConfig(), {}, tmp_path, runtime, sources, listener)
+    kept = upkeep(ctx, BatchPlan(10, 4, 3, 7), torch.device("cpu"))
     kept.progress(1, 2, {"loss": 0.5})
     assert listener.heard == ("train", 1, 2, {"loss": 0.5})
-    assert (kept.work, kept.checkpoints_kept) == (tmp_path, 7)
+    assert (kept.work, kept.checkpoints_kept, kept.checkpoint_every_steps) == (tmp_path, 7, 3)
+
+
+def test_a_run_is_its_artifact_its_inputs_and_its_plan_and_how_fast_it_goes_is_no_part_of_it(tmp_path):
+    scores = SimpleNamespace(digest="d" * 64)
+
+    def kept(plan=None, work="train-key", **runtime):
+        ctx = Context("train", TrainingConfig(), {"reference": scores}, tmp_path / work, Runtime(**runtime), None, None)
+        return upkeep(ctx, plan or BatchPlan(10, 4, 3, 7), torch.device("cpu"))
+
+    identity = kept().identity
+    assert identity == {
+        "artifact": "train-key",
+        "inputs": {"reference": "d" * 64},
+        "plan": {"rows": 10, "batch_size": 4, "epochs": 3, "seed": 7},
+    }
+    assert kept(checkpoint_every_steps=1, log_every_steps=1, micro_batch_tokens=5, threads=7).identity == identity
+    assert kept(BatchPlan(10, 4, 3, 8)).identity != identity != kept(work="train-other").identity
+    scores.digest = "e" * 64
+    assert kept().identity != identity
+    assert kept(compile=True).environment != kept().environment

@@ -11,6 +11,7 @@ from engine.models.merging import load_policy
 from engine.preferences.pairs import load_pairs
 from engine.preferences.schema import LEDGER, read_table
 from engine.sources import ModelSource, Sources
+from engine.stage import Listener
 from tasks import STAGES
 from tasks.sft import STAGE, Architecture, Config
 
@@ -33,7 +34,7 @@ def test_a_policy_from_scratch_is_a_whole_model_with_the_tokenizer_of_its_pairs(
     tokenized = load_tokenizer(str(tiny.artifact("tokenize").file("tokenizer")))
     assert load_tokenizer(str(made.file("policy"))).get_vocab() == tokenized.get_vocab()
     assert not (made.path / "adapter").exists()
-    assert not (made.path / "checkpoints").exists()
+    assert not (made.path / ".checkpoints").exists()
 
 
 def test_the_manifest_tells_how_it_went(tiny):
@@ -176,6 +177,34 @@ def test_after_a_kill_it_goes_on_and_ends_as_if_nothing_had_happened(tiny, kille
     whole = tiny.artifact("sft", *overrides)
     assert whole.file("policy/model.safetensors").read_bytes() == content
     assert whole.file("logs/steps.jsonl").read_bytes() == steps
+
+
+class StopAt(Listener):
+    """Stops the run, as Ctrl-C does, when the sft stage has told of so many steps."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def progressed(self, stage, done, total, numbers):
+        if (stage, done) == ("sft", self.step):
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_stop_after_any_step_keeps_it_and_ends_as_if_nothing_had_happened(tiny, method):
+    base = tiny.artifact("sft").file("policy")
+    overrides = (f"model.name={base}", f"sft.method={method}", "sft.epochs=2", "sft.batch_size=10", "sft.seed=6")
+    changed = iter(("runtime.log_every_steps=1", "runtime.checkpoint_every_steps=3", "runtime.checkpoints_kept=5"))
+    for step in (1, 4, 8):  # the fourth has the six examples that are left of an epoch
+        with pytest.raises(KeyboardInterrupt):
+            tiny.run(*overrides, next(changed), until="sft", listener=StopAt(step))
+        kept = sorted((tiny.root / "artifacts" / ".work").glob("sft-*/.checkpoints/step-*"))
+        assert kept[-1].name == f"step-{step:08d}"
+    pipeline = tiny.run(*overrides, until="sft")
+    assert pipeline.decisions["sft"].action == "resume"
+    content = pipeline.artifacts["sft"].file("policy/model.safetensors").read_bytes()
+    tiny.run(*overrides, only="sft", force=True)
+    assert tiny.artifact("sft", *overrides).file("policy/model.safetensors").read_bytes() == content
 
 
 DRAWS = {"micro_batch_tokens": 4, "layout": "auto", "memory_limit_gib": 0.0, "compile": False}

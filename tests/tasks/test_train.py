@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from engine.errors import DataError, ModelError, NumericsError
 from engine.models.loading import Place, load_model
 from engine.pipeline import Pipeline
 from engine.preferences import scores
+from engine.stage import Listener
 from tasks import STAGES
 from tasks.train import Config, LossTerm
 
@@ -128,13 +130,97 @@ def test_after_a_kill_it_goes_on_and_ends_as_if_nothing_had_happened(tiny, kille
     assert pipeline.decisions["train"].action == "resume"
     assert [pipeline.decisions[name].action for name in ("sft", "reference")] == ["reuse", "reuse"]
     resumed = pipeline.artifacts["train"]
-    assert not (resumed.path / "checkpoints").exists()
+    assert not (resumed.path / ".checkpoints").exists()
     content, steps, samples = adapter_bytes(resumed), lines(resumed, "steps"), lines(resumed, "samples")
     tiny.run(*overrides, only="train", force=True)
     whole = tiny.artifact("train", *overrides)
     assert adapter_bytes(whole) == content
     assert lines(whole, "steps") == steps
     assert lines(whole, "samples") == samples
+
+
+OFTEN = ("runtime.checkpoint_every_steps=1", "runtime.checkpoint_every_seconds=3600")
+
+
+def stopped_at(tiny, step, *overrides):
+    with pytest.raises(KeyboardInterrupt):
+        tiny.run(*overrides, listener=StopAt(step), until="train")
+
+
+class StopAt(Listener):
+    """Stops the run, as Ctrl-C does, when training has told of so many steps."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def progressed(self, stage, done, total, numbers):
+        if (stage, done) == ("train", self.step):
+            raise KeyboardInterrupt
+
+
+def test_how_often_it_logs_samples_and_writes_checkpoints_may_change_between_attempts(tiny):
+    overrides = ("train.seed=30", "train.epochs=2")
+    whole = adapter_bytes(tiny.artifact("train", *overrides))
+    shutil.rmtree(tiny.artifact("train", *overrides).path)
+    stopped_at(tiny, 3, *overrides)
+    changed = ("runtime.log_every_steps=1", "runtime.sample_every_steps=3", *OFTEN)
+    assert tiny.plan(*overrides, *changed)["train"] == "resume"
+    stopped_at(tiny, 9, *overrides, *changed)
+    resumed = tiny.run(*overrides, "runtime.sample_every_steps=0", until="train")
+    assert resumed.decisions["train"].action == "resume"
+    assert adapter_bytes(resumed.artifacts["train"]) == whole
+
+
+@pytest.mark.parametrize("other", ["train.beta=0.3", "train.seed=32", "train.batch_size=4"])
+def test_what_bears_identity_starts_anew_and_leaves_the_checkpoint_to_the_run_it_is_of(tiny, other):
+    stopped_at(tiny, 3, "train.seed=31", *OFTEN)
+    assert tiny.plan("train.seed=31")["train"] == "resume"
+    assert tiny.plan("train.seed=31", other)["train"] == "run"
+
+
+def test_the_same_again_in_the_same_environment_is_the_same_adapter(tiny):
+    first = adapter_bytes(tiny.artifact("train"))
+    tiny.run(only="train", force=True)
+    assert adapter_bytes(tiny.artifact("train")) == first
+
+
+@pytest.mark.parametrize("layout", ["packed", "shared", "padded", "single"])
+def test_deterministic_algorithms_can_do_every_layout(tiny, layout):
+    made = tiny.artifact("train", "runtime.deterministic=true", f"runtime.layout={layout}", "train.seed=33")
+    torch.use_deterministic_algorithms(False)
+    assert made.metrics["layout"] == layout
+    assert made.metrics["steps"] == STEPS
+
+
+def test_a_run_that_goes_on_keeps_the_passes_of_its_checkpoint(tiny, monkeypatch):
+    stopped_at(tiny, 3, "train.seed=34", *OFTEN)
+    monkeypatch.setattr("engine.models.probe.choose_forward", None)  # nothing is tried again
+    assert tiny.run("train.seed=34", *OFTEN, until="train").decisions["train"].action == "resume"
+
+
+def test_the_stored_scores_are_held_against_the_untrained_policy_on_a_resume_too(tiny, monkeypatch):
+    stopped_at(tiny, 4, "train.seed=35", *OFTEN)
+    with monkeypatch.context() as patched:
+        patched.setattr(scores, "ref_logps", shifted([0.0, 0.5]))
+        with pytest.raises(NumericsError, match="before the first step the policy is not the reference"):
+            tiny.run("train.seed=35", until="train")
+    made = tiny.run("train.seed=35", until="train").artifacts["train"]
+    assert 24 <= made.metrics["ref_recheck_pairs"] <= 32
+    assert 0 <= made.metrics["ref_recheck_max_difference"] <= made.metrics["ref_recheck_tolerance"] < 1e-3
+
+
+def test_a_flipped_bit_in_a_checkpoint_costs_a_step_and_not_the_result(tiny, caplog):
+    overrides = ("train.seed=36", *OFTEN)
+    stopped_at(tiny, 4, *overrides)
+    found = (tiny.root / "artifacts" / ".work").glob("train-*/.checkpoints/step-00000004/weights.safetensors")
+    weights = max(found, key=lambda path: path.stat().st_mtime_ns)
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    resumed = adapter_bytes(tiny.run(*overrides, until="train").artifacts["train"])
+    assert "is passed over, it cannot be read: weights.safetensors is not as it was written" in caplog.text
+    tiny.run(*overrides, only="train", force=True)
+    assert adapter_bytes(tiny.artifact("train", *overrides)) == resumed
 
 
 def shifted(by):

@@ -1,9 +1,13 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 
 from engine.errors import ConfigError
-from engine.models.devices import accelerator_on, pick_device, placed
+from engine.models.devices import accelerator_on, pick_device, placed, what_bits_depend_on
 
 
 @pytest.fixture
@@ -33,6 +37,43 @@ def test_the_thread_count_is_set_only_when_one_is_given(monkeypatch):
     pick_device("cpu", 0)
     pick_device("cpu", 3)
     assert given == [3]
+
+
+@pytest.fixture
+def left_alone(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    yield
+    torch.use_deterministic_algorithms(False)
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+def test_deterministic_is_for_torch_and_for_cublas_and_off_again_when_it_is_not_asked_for(left_alone):
+    pick_device("cpu", deterministic=True)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    pick_device("cpu")
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_what_cublas_was_told_by_the_user_stays(left_alone, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    pick_device("cpu", deterministic=True)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_nothing_that_is_imported_asks_cuda_before_cublas_is_told():
+    script = "import torch, engine.models.devices, engine.fitting; assert not torch.cuda.is_initialized()"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
+def test_bits_depend_on_torch_the_processor_its_threads_and_the_algorithms(left_alone, monkeypatch):
+    before = what_bits_depend_on(torch.device("cpu"))
+    assert before["torch"] == torch.__version__
+    assert before["device"].startswith("cpu ")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    pick_device("cpu", deterministic=True)
+    after = what_bits_depend_on(torch.device("cpu"))
+    assert {name for name in before if before[name] != after[name]} == {"threads", "deterministic"}
 
 
 def test_no_environment_variable_changes_how_weights_are_trained(monkeypatch, tmp_path):

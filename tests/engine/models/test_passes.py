@@ -44,39 +44,29 @@ def test_packed_rows_hold_more_pairs_under_the_same_budget_than_padded_ones():
 
 
 @given(st.sampled_from(LAYOUTS), st.sampled_from(["fused", "module", "model"]), st.integers(1), st.integers(0, 2**31))
-def test_what_was_kept_is_read_again(tmp_path_factory, layout, head, budget, pad_id):
-    path = tmp_path_factory.mktemp("passes") / "passes.json"
+def test_what_a_checkpoint_keeps_is_taken_again_as_long_as_the_same_is_asked_for(layout, head, budget, pad_id):
     passes = Passes(Forward(layout, head), budget, pad_id)
-    passes.write(path, {"layout": "auto"})
-    assert Passes.read(path, {"layout": "auto"}) == passes
-    assert Passes.read(path, {"layout": "padded"}) is None
+    kept = json.loads(json.dumps(passes.as_settled({"layout": "auto"})))
+    assert Passes.settled(kept, {"layout": "auto"}) == passes
+    assert Passes.settled(kept, {"layout": "padded"}) is None
 
 
 numbers = st.none() | st.booleans() | st.integers() | st.text(max_size=3)
-names = st.sampled_from(["forward", "layout", "head", "budget", "pad_id", "other"])
+names = st.sampled_from(["asked", "forward", "layout", "head", "budget", "pad_id", "other"])
 contents = st.recursive(numbers, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4))
 
 
 @given(contents)
-def test_what_is_no_such_file_is_not_there(tmp_path_factory, content):
-    path = tmp_path_factory.mktemp("passes") / "passes.json"
-    path.write_text(json.dumps(content), "utf-8")
-    assert Passes.read(path, {}) is None
+def test_what_is_nothing_of_the_kind_is_not_there(content):
+    assert Passes.settled(content, {}) is None
 
 
-@pytest.mark.parametrize("wrong", [{"budget": "77"}, {"budget": None}, {"budget": True}, {"pad_id": 0.5}])
-def test_what_is_no_budget_is_not_taken_for_one(tmp_path, wrong):
-    kept = {"asked": {}, "forward": {"layout": "packed", "head": "fused"}, "budget": 77, "pad_id": 0}
-    (tmp_path / "passes.json").write_text(json.dumps(kept))
-    assert Passes.read(tmp_path / "passes.json", {}) == Passes(Forward("packed", "fused"), 77, 0)
-    (tmp_path / "passes.json").write_text(json.dumps(kept | wrong))
-    assert Passes.read(tmp_path / "passes.json", {}) is None
-    (tmp_path / "passes.json").write_text(json.dumps(kept | {"forward": {"layout": "pakced", "head": "fused"}}))
-    assert Passes.read(tmp_path / "passes.json", {}) is None
+WRONG = [{"budget": "77"}, {"budget": None}, {"budget": True}, {"pad_id": 0.5}]
 
 
-@pytest.mark.parametrize("content", [b"", b'{"forward": {"layout": "packed"', b"\xff"])
-def test_a_file_that_was_cut_is_not_there(tmp_path, content):
-    (tmp_path / "passes.json").write_bytes(content)
-    assert Passes.read(tmp_path / "passes.json", {}) is None
-    assert Passes.read(tmp_path / "none.json", {}) is None
+@pytest.mark.parametrize("wrong", [*WRONG, {"forward": {"layout": "pakced", "head": "fused"}}])
+def test_settled_passes_are_taken_whole_or_not_at_all(wrong):
+    passes = Passes(Forward("packed", "fused"), 77, 0)
+    kept = passes.as_settled({})
+    assert Passes.settled(kept, {}) == passes
+    assert Passes.settled(kept | wrong, {}) is None

@@ -49,9 +49,10 @@ class Run:
         dies_after: int = 0,
         by: type[BaseException] = Killed,
         checkpoint_seconds: float = 0.0,
+        save: Callable[[], None] = lambda: None,
         **others: Any,
     ) -> Trained:
-        """Trains to the end, or until a step after which it dies."""
+        """Trains to the end, or until a step after which it dies; `others` are the upkeep's."""
 
         def listen(record: StepRecord) -> None:
             self.records.append(record)
@@ -64,9 +65,9 @@ class Run:
             logging.getLogger("dpo.train"),
             lambda done, total, numbers: None,
             checkpoint_seconds=checkpoint_seconds,
-            log_every_steps=2,
+            **{"log_every_steps": 2, **others},
         )
-        return train(self.model, self.objective, self.plan, HOW, Accelerator(cpu=True), upkeep, listen, **others)
+        return train(self.model, self.objective, self.plan, HOW, Accelerator(cpu=True), upkeep, listen, save)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """What was trained."""

@@ -1,6 +1,8 @@
 import json
+import threading
 
 import pytest
+from accelerate import Accelerator
 
 from engine.training.journal import Journal, StepLines
 from engine.training.loop import StepRecord
@@ -88,19 +90,62 @@ def test_the_trackers_are_told_each_step_and_the_end(tmp_path):
     assert tracker.told == ["train", (1, {"loss": 0.5}), "end"]
 
 
-def test_the_closing_means_are_over_the_last_tenth_of_the_steps(tmp_path):
-    with Journal(tmp_path, Tracker(), "train") as journal:
-        for step in range(1, 31):
-            journal.add(StepRecord(step, 30, {"loss": float(step), "epoch": 1.0}))
-    assert journal.closing_means() == {"loss": 29.0, "epoch": 1.0}
+def test_a_step_is_kept_though_tensorboard_cannot_write_and_nothing_but_a_warning_is_said(
+    tmp_path, monkeypatch, caplog, capfd
+):
+    from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
+
+    def refused(*_):
+        raise OSError(28, "No space left on device", b"logs/events")
+
+    monkeypatch.setattr(LocalFileSystem, "_write", refused)
+    hook = threading.excepthook
+    with Journal(tmp_path, Accelerator(log_with="tensorboard", project_dir=tmp_path), "train") as journal:
+        for step in (1, 2):
+            journal.add(StepRecord(step, 2, {"loss": 0.5}))
+    assert steps(tmp_path / "steps.jsonl") == [1, 2]
+    assert [record.getMessage() for record in caplog.records if record.name == "dpo"] == [
+        "from here on TensorBoard's events are not written: No space left on device"
+    ]
+    assert "Traceback" not in capfd.readouterr().err
+    assert threading.excepthook is hook
 
 
-def test_the_closing_means_count_the_steps_of_an_earlier_attempt(tmp_path):
-    with Journal(tmp_path, Tracker(), "train") as first:
-        for step in range(1, 21):
-            first.add(StepRecord(step, 20, {"loss": float(step)}))
-    assert Journal(tmp_path, Tracker(), "train").closing_means() == {"loss": 19.5}
+def test_what_ends_another_thread_is_still_told(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    with Journal(tmp_path, Tracker(), "train"):
+        thread = threading.Thread(target=lambda: 1 / 0)
+        thread.start()
+        thread.join()
+    assert [each.exc_type for each in told] == [ZeroDivisionError]
 
 
-def test_of_no_steps_there_are_no_means(tmp_path):
-    assert Journal(tmp_path, Tracker(), "train").closing_means() == {}
+@pytest.mark.parametrize(
+    "junk", [b"\xff\xfe{", b"[1, 2]", b'{"loss": 1}', b'{"step": "2"}', b"null", b"[" * 100_000, b'{"step": true}']
+)
+def test_a_line_that_was_damaged_is_dropped_and_the_others_stay(path, junk):
+    attempt(path, 1, 2, 3)
+    first, _, third = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([first, junk, third]))
+    attempt(path, 4)
+    assert steps(path) == [1, 3, 4]
+
+
+def test_it_is_said_when_steps_are_lacking_that_a_checkpoint_counts(tmp_path, caplog):
+    attempt(tmp_path / "steps.jsonl", 1, 2, 4)
+    Journal(tmp_path, Tracker(), "train").begin(2)
+    assert caplog.text == ""
+    Journal(tmp_path, Tracker(), "train").begin(5)
+    assert "lacks 2 of the first 5 steps" in caplog.text
+
+
+def test_lines_are_on_the_disk_after_a_sync_and_there_is_nothing_to_sync_before_the_first(path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("engine.training.journal.sync", synced.append)
+    lines = StepLines(path)
+    lines.sync()
+    assert synced == []
+    lines.add(1, {})
+    lines.sync()
+    assert synced == [path, path.parent]

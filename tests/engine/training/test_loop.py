@@ -1,10 +1,11 @@
 import math
+import signal
 
 import pytest
 import torch
 from accelerate import Accelerator
 
-from engine.errors import NumericsError
+from engine.errors import MemoryShortageError, NumericsError
 from engine.preferences.batching import BatchPlan
 from engine.training.checkpoint import Checkpoints
 from engine.training.loop import Contribution, Optimization, StepRecord, Trainer
@@ -222,8 +223,67 @@ def test_a_norm_that_is_infinite_of_finite_gradients_ends_as_well(tmp_path):
 def test_checkpoints_are_written_when_their_time_has_come(tmp_path):
     trained(tmp_path / "often", checkpoint_seconds=0.0)
     trained(tmp_path / "never", checkpoint_seconds=1e9)
+    trained(tmp_path / "steps", checkpoint_seconds=1e9, checkpoint_steps=4)
     assert [path.name for path in sorted((tmp_path / "often").iterdir())] == ["step-00000005", "step-00000006"]
-    assert not (tmp_path / "never").exists()
+    assert [path.name for path in (tmp_path / "never").iterdir()] == ["step-00000006"]  # what is saved at the end
+    assert [path.name for path in sorted((tmp_path / "steps").iterdir())] == ["step-00000004", "step-00000006"]
+
+
+def test_what_listeners_were_told_is_made_durable_before_each_checkpoint(tmp_path):
+    told = []
+
+    class Told(Checkpoints):
+        def save(self, state, moving):
+            told.append(("saved", state.step))
+            return super().save(state, moving)
+
+    trainer = Trainer(
+        One(), Squares(), PLAN, Optimization(learning_rate=0.1), Accelerator(cpu=True), Told(tmp_path, keep=2),
+        lambda record: told.append(("told", record.step)), 1e9, 3, before_save=lambda: told.append("durable"),
+    )  # fmt: skip
+    trainer.run()
+    assert told == [
+        *(("told", step) for step in (1, 2, 3)), "durable", ("saved", 3),
+        *(("told", step) for step in (4, 5, 6)), "durable", ("saved", 6),
+    ]  # fmt: skip
+
+
+def test_what_was_drawn_before_the_first_step_decides_nothing(tmp_path):
+    class Noisy(Squares):
+        def loss(self, weight, targets, count):
+            return super().loss(weight + torch.rand(1), targets, count)
+
+    def losses(name, seed=0):
+        found = records(tmp_path / name, objective=Noisy(torch.zeros(10)), plan=BatchPlan(10, 4, 2, seed))
+        return [record.numbers["loss"] for record in found]
+
+    torch.rand(7)
+    first = losses("one")
+    torch.rand(5)
+    assert losses("other") == first != losses("seeded", seed=1)
+
+
+def test_memory_that_ran_out_costs_no_step(tmp_path):
+    class Large(Squares):
+        def contributions(self, model, rows):
+            if len(self.shown) == 7:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().contributions(model, rows)
+
+    with pytest.raises(MemoryShortageError):
+        trained(tmp_path, objective=Large(), checkpoint_seconds=1e9)
+    objective = Squares()
+    model = trained(tmp_path, objective=objective)
+    assert [row for part in objective.shown for row in part] == [row for rows in PLAN.steps_from(4) for row in rows]
+    assert model.weight.equal(trained(tmp_path / "other").weight)
+
+
+def test_the_means_are_those_of_the_closing_steps(tmp_path):
+    plan = BatchPlan(rows=10, batch_size=1, epochs=2, seed=0)
+    found = []
+    args = (One(), Squares(), plan, Optimization(learning_rate=0.1), Accelerator(cpu=True), Checkpoints(tmp_path, 2))
+    means = Trainer(*args, found.append).run()
+    assert means["loss"] == pytest.approx((found[-1].numbers["loss"] + found[-2].numbers["loss"]) / 2)
 
 
 def test_a_run_goes_on_in_the_middle_of_an_epoch(tmp_path):
@@ -243,7 +303,11 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch(tmp_path):
 
 
 @pytest.mark.parametrize("moving", ["optimizer", "schedule"])
-def test_a_stop_while_the_weights_move_keeps_only_what_was_kept_before(tmp_path, monkeypatch, moving):
+def test_an_exception_out_of_nowhere_while_the_weights_move_keeps_only_what_was_kept_before(
+    tmp_path, monkeypatch, moving
+):
+    """As in another thread than the main one, where no stop can be held back."""
+
     class Moving(Trainer):
         def _moving(self, parameters):
             made = super()._moving(parameters)
@@ -264,6 +328,32 @@ def test_a_stop_while_the_weights_move_keeps_only_what_was_kept_before(tmp_path,
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
     assert max(path.name for path in tmp_path.iterdir()) == "step-00000003"
+    assert trained(tmp_path).weight.equal(trained(tmp_path / "other").weight)
+
+
+@pytest.mark.parametrize("place", ["optimizer", "schedule", "save"])
+def test_a_signal_while_the_weights_move_or_a_checkpoint_is_written_waits_until_that_is_over(tmp_path, place):
+    class Signalled(Trainer):
+        def _moving(self, parameters):
+            made = super()._moving(parameters)
+            owner, name = (self.checkpoints, "save") if place == "save" else (getattr(made, place), "step")
+            act, calls = getattr(owner, name), iter(range(100))
+
+            def signalled(*given):
+                if next(calls) == 3:
+                    signal.raise_signal(signal.SIGINT)
+                return act(*given)
+
+            setattr(owner, name, signalled)
+            return made
+
+    checkpoints = Checkpoints(tmp_path, keep=9)
+    how, listen = Optimization(learning_rate=0.1), lambda record: None
+    steps = 1 if place == "save" else 0
+    args = (One(), Squares(), PLAN, how, Accelerator(cpu=True), checkpoints, listen, 1e9, steps)
+    with pytest.raises(KeyboardInterrupt):
+        Signalled(*args).run()
+    assert max(path.name for path in tmp_path.iterdir()) == "step-00000004"
     assert trained(tmp_path).weight.equal(trained(tmp_path / "other").weight)
 
 

@@ -4,11 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.errors import NumericsError
 from engine.models.lora import trainable_parameters
 from engine.models.scoring import score_pairs
-from engine.training.proof import prove_step_zero, tolerance
+from engine.training.proof import prove_step_zero, rows_to_prove, tolerance
 
 ROWS = [0, 3, 4, 7]
 
@@ -20,7 +22,7 @@ def prove(model, objective, rows=ROWS, dtype="float32"):
 def test_a_fresh_adapter_is_its_reference_and_the_preference_loss_is_ln_2(make_objective):
     seen = prove(*make_objective(dropout=0.3))
     assert seen.pairs == 4
-    assert seen.max_margin <= 1e-5
+    assert seen.max_margin <= seen.max_difference <= 1e-5
     assert seen.expected_loss == pytest.approx(math.log(2), rel=1e-12)  # the sft term of the loss is no part of it
     assert seen.loss == pytest.approx(math.log(2), abs=1e-6)
 
@@ -29,6 +31,22 @@ def test_the_smallest_tolerance_is_told(make_objective):
     model, objective = make_objective()
     sums = objective.ref[ROWS].abs().sum(1)
     assert prove(model, objective).tolerance == pytest.approx(1e-4 + 1e-7 * float(sums.min()))
+
+
+@given(st.lists(st.integers(1, 50), max_size=80), st.integers(0, 2**63 - 1))
+def test_the_longest_the_first_and_two_dozen_drawn_pairs_are_tried(lengths, seed):
+    rows = rows_to_prove(lengths, seed)
+    assert len(set(rows)) == len(rows) <= 32
+    assert set(rows) >= set(range(min(4, len(lengths))))
+    assert len(rows) >= min(24, len(lengths))
+    assert not lengths or max(lengths) in [lengths[row] for row in rows]
+    assert rows == rows_to_prove(lengths, seed)
+
+
+def test_another_seed_tries_other_pairs_so_that_a_single_stale_one_is_found_as_often_as_is_said():
+    tried = [rows_to_prove([1] * 240, seed) for seed in range(400)]
+    found = sum(200 in rows for rows in tried) / len(tried)
+    assert found == pytest.approx(24 / 240, abs=0.045)  # three standard deviations
 
 
 def failure(model, objective, rows=ROWS, dtype="float32"):

@@ -75,7 +75,7 @@ def test_a_run_that_is_stopped_inside_a_step_keeps_the_step_before_and_ends_as_o
     broken.objective = Objective(broken.objective, KeyboardInterrupt, part)
     with pytest.raises(KeyboardInterrupt):
         broken.go(checkpoint_seconds=1e9)
-    kept = [path.name for path in (broken.work / "checkpoints").iterdir()]
+    kept = [path.name for path in (broken.work / ".checkpoints").iterdir()]
     assert kept == [f"step-{len(broken.records):08d}"]
     resumed = fresh("broken")
     resumed.go(checkpoint_seconds=1e9)
@@ -92,10 +92,13 @@ def test_a_stop_before_the_first_step_is_over_leaves_nothing_and_one_while_the_r
     first.objective = Objective(first.objective, SystemExit, 1)
     with pytest.raises(SystemExit):
         first.go()
-    assert not (first.work / "checkpoints").exists()
+    assert not (first.work / ".checkpoints").exists()
     with pytest.raises(SystemExit):
         last.go(save=stopped, checkpoint_seconds=1e9)
-    assert [path.name for path in (last.work / "checkpoints").iterdir()] == ["step-00000008"]
+    assert [path.name for path in (last.work / ".checkpoints").iterdir()] == ["step-00000008"]
+    again = make_run("last")
+    again.go()
+    assert again.records == []
 
 
 def test_with_dropout_the_random_state_decides_the_result(make_run):
@@ -117,7 +120,6 @@ def test_the_checkpoints_stay_until_the_result_is_saved(make_run, killed):
     again.go(save=lambda: found.append(again.weights()))
     assert again.records == []
     assert all(value.equal(found[0][name]) for name, value in run.weights().items())
-    assert not (again.work / "checkpoints").exists()
 
 
 def test_what_came_of_a_run_is_the_mean_of_its_closing_steps(make_run):
@@ -148,4 +150,4 @@ def test_a_number_that_is_none_stops_the_run_names_the_pairs_and_keeps_the_last_
     with pytest.raises(NumericsError, match="the loss of step 2") as caught:
         run.go()
     assert caught.value.where == f"pair id{bad}"
-    assert [path.name for path in Checkpoints(run.work / "checkpoints", 2).folder.iterdir()] == ["step-00000001"]
+    assert [path.name for path in Checkpoints(run.work / ".checkpoints", 2).folder.iterdir()] == ["step-00000001"]
