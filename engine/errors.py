@@ -1,5 +1,7 @@
 """The errors a user can meet, each saying what was expected, what was found, where, and what repairs it."""
 
+from engine.secrets import outgoing
+
 
 class PipelineError(Exception):
     """Base of every error this project raises on purpose. Never retried unless it is a `TransientError`.
@@ -7,9 +9,12 @@ class PipelineError(Exception):
     Attributes:
         problem: one sentence naming what is wrong.
         expected, found, where, fix: shown on lines of their own when given.
+
+    In all of its texts secrets are hidden, and what acts on a terminal is an escape.
     """
 
     def __init__(self, problem: str, *, expected: str = "", found: str = "", where: str = "", fix: str = "") -> None:
+        problem, expected, found, where, fix = map(outgoing, (problem, expected, found, where, fix))
         self.problem, self.expected, self.found, self.where, self.fix = problem, expected, found, where, fix
         details = (("expected", expected), ("found", found), ("where", where), ("fix", fix))
         super().__init__("\n".join([problem, *(f"  {name}: {text}" for name, text in details if text)]))

@@ -1,6 +1,7 @@
 """Opens what stages share: the tokenizer of the tokenize artifact, and the starting policy, made or given."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from engine.sources import ModelSource, Sources
@@ -78,11 +79,7 @@ def policy_name(inputs: Mapping[str, Artifact], model: ModelSource) -> str:
 
 def place_of(name: str, revision: str, model: ModelSource, sources: Sources) -> "Place":
     """A folder as it is, or a Hub repository at the commit it was resolved to; its code runs only if named."""
-    from pathlib import Path
-
     from engine.models.loading import Place
 
-    allowed = name == model.allow_code
-    if Path(name).expanduser().is_dir():
-        return Place(name, allow_code=allowed)
-    return Place(name, sources.commit(name, revision, "model"), allowed)
+    place = Place(name, allow_code=name == model.allow_code)
+    return place if place.folder else replace(place, revision=sources.commit(name, revision, "model"))

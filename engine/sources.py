@@ -6,15 +6,16 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from engine.config import Strict
 from engine.errors import ConfigError, ModelError, StoreError, TransientError
 from engine.files import HashMemory, write_atomically
+from engine.models.own_code import is_commit, not_pinned
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REPOSITORY = re.compile(r"(?!.*(?:--|\.\.))(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 _WEIGHTS = (".safetensors", ".bin", ".index.json", "config.json", ".py")  # ends of names
 _TOKENIZER = (
     "config.json",
@@ -38,14 +39,31 @@ class ModelSource(Strict):
     policy_revision: str = "main"
     allow_code: str = Field(default="", description="the one repository or folder whose own Python code may run")
 
+    @model_validator(mode="after")
+    def _code_is_pinned(self) -> Self:
+        """Raises ConfigError where a repository's code may run at a revision that can come to mean other code."""
+        for name, key in ((self.name, "revision"), (self.policy, "policy_revision")):
+            revision = str(getattr(self, key))
+            if name and name == self.allow_code and _is_repository(name, "model") and not is_commit(revision):
+                raise not_pinned(name, revision, _commit_in_cache(name, revision), key)
+        return self
+
     @property
     def own_code_allowed(self) -> bool:
         """Whether the code that ships with the base and its tokenizer may run."""
-        return bool(self.name) and self.allow_code == self.name
+        return self._allows(self.name)
 
     def identity(self) -> dict[str, Any]:
-        """Nothing: a model is identified by its content, which each stage adds through `Sources`."""
-        return {}
+        """Whose own code may run, since that decides what the files are loaded as; and nothing else.
+
+        A model is identified by its content, which each stage adds through `Sources`.
+        """
+        named = {"base": self.name, "policy": self.policy}
+        allowed = [role for role, name in named.items() if self._allows(name)]
+        return {"own_code": allowed} if allowed else {}
+
+    def _allows(self, name: str) -> bool:
+        return bool(name) and self.allow_code == name
 
 
 class Unresolved(Exception):  # noqa: N818 — an answer, not a mistake
@@ -94,15 +112,16 @@ class Sources:
         folder = Path(name).expanduser()
         if not folder.is_dir():
             return f"{name}@{self.commit(name, revision, 'model')}"
-        files = [path for path in sorted(folder.iterdir()) if path.is_file() and wanted(path.name)]
-        contents = [[path.name, self._hashes.of(path)] for path in files]
+        files = {path for path in folder.iterdir() if path.is_file() and wanted(path.name)}
+        files |= {path for path in folder.rglob("*.py") if path.is_file()}  # code may import code from below
+        contents = [[path.relative_to(folder).as_posix(), self._hashes.of(path)] for path in sorted(files)]
         self._hashes.save()
         if not contents:
             raise ModelError("a model folder holds no model", expected="config.json, *.safetensors", where=str(folder))
         return contents
 
     def commit(self, repository: str, revision: str, kind: str) -> str:
-        """The commit a revision stands for; a full commit stands for itself, without asking anybody.
+        """The commit that a repository's revision stands for; a full commit stands for itself, and nobody is asked.
 
         When the Hub does not answer, the commit it last gave is taken, with a warning.
 
@@ -111,15 +130,13 @@ class Sources:
 
         Raises:
             Unresolved: it was never resolved and this object may not use the network.
-            ModelError, ConfigError: no such repository or revision.
+            ModelError, ConfigError: no such repository or revision, or a name that no repository can have.
             TransientError: the Hub did not answer and never did before.
         """
-        if _COMMIT.fullmatch(revision):
+        if not _is_repository(repository, kind):
+            raise _no_such(repository, kind)
+        if is_commit(revision):
             return revision
-        if kind == "model" and (repository.startswith((".", "/", "~")) or repository.count("/") != 1):
-            raise ModelError(
-                f"there is no model at `{repository}`", expected="a folder with config.json, or owner/name on the Hub"
-            )
         name = f"{kind}:{repository}@{revision}"
         if name in self._resolved:
             return self._resolved[name]
@@ -148,9 +165,11 @@ class Sources:
 
     def _remembered(self) -> dict[str, str]:
         try:
-            return dict(json.loads(self._memory.read_text("utf-8")))
-        except (OSError, ValueError, TypeError):
+            kept = json.loads(self._memory.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError):
             return {}
+        pairs = kept.items() if isinstance(kept, dict) else ()
+        return {name: commit for name, commit in pairs if isinstance(commit, str) and is_commit(commit)}
 
 
 def _matches(pattern: Path) -> list[Path]:
@@ -158,6 +177,38 @@ def _matches(pattern: Path) -> list[Path]:
         return [pattern]
     names = glob.glob(str(pattern), recursive=True)  # noqa: PTH207 — Path.glob takes no absolute pattern
     return [path for path in map(Path, names) if path.is_file()]
+
+
+def _is_repository(name: str, kind: str) -> bool:
+    """Whether the Hub can have a repository of that name, and no folder is meant. Old data sets have no owner."""
+    if _is_folder(name):
+        return kind == "dataset"  # which a folder may stand in for
+    return _REPOSITORY.fullmatch(name) is not None and (kind == "dataset" or "/" in name)
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).expanduser().is_dir()
+    except (OSError, ValueError, RuntimeError):  # no name that a file can have, or nobody's home
+        return False
+
+
+def _no_such(name: str, kind: str) -> ConfigError | ModelError:
+    if kind == "dataset":
+        return ConfigError(f"there is no data set at `{name}`", expected="owner/name on the Hub")
+    return ModelError(f"there is no model at `{name}`", expected="a folder with config.json, or owner/name on the Hub")
+
+
+def _commit_in_cache(repository: str, revision: str) -> str:
+    """The commit that a revision stood for when the Hub's client last asked; empty when it never did."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    reference = Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "refs" / revision
+    try:
+        commit = reference.read_text("utf-8").strip()
+    except (OSError, ValueError):
+        return ""
+    return commit if is_commit(commit) else ""
 
 
 def _ask_hub(repository: str, revision: str, kind: str) -> str:

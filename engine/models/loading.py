@@ -4,7 +4,7 @@ Code that a repository ships runs only where the caller allows it; weights are r
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 import torch
 from huggingface_hub import snapshot_download
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -23,6 +25,8 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config, tok
 from transformers.utils.logging import disable_progress_bar
 
 from engine.errors import DataError, ModelError, PipelineError, TransientError
+from engine.models.contents import check_contents, config_of
+from engine.models.own_code import is_commit, not_allowed, not_pinned, refuse_foreign
 from engine.models.quantization import bits_config, check_quantization
 from engine.preferences.pairs import TokenRow
 
@@ -49,11 +53,17 @@ class Place:
     @property
     def folder(self) -> Path | None:
         """The folder when it is one, else None."""
-        path = Path(self.name).expanduser()
-        return path if path.is_dir() else None
+        try:
+            path = Path(self.name).expanduser()
+            return path if path.is_dir() else None
+        except (OSError, ValueError, RuntimeError):  # no name that a file can have, or nobody's home
+            return None
 
     def arguments(self) -> dict[str, Any]:
-        """What `from_pretrained` is called with."""
+        """What `from_pretrained` is called with. Raises ConfigError for a repository's code without a full commit."""
+        if self.allow_code and not self.folder and not is_commit(self.revision):
+            raise not_pinned(self.name, self.revision)
+        # Never None: transformers would ask on stdin whether the code may run.
         found = {"pretrained_model_name_or_path": str(self.folder or self.name), "trust_remote_code": self.allow_code}
         return found if self.folder else found | {"revision": self.revision}
 
@@ -62,24 +72,27 @@ def load_tokenizer(name: str, *, revision: str = "main", allow_code: bool = Fals
     """The tokenizer of a folder or Hub repository.
 
     Raises:
-        ModelError: there is none, it is broken, or it ships code that is not allowed.
+        ConfigError: code is allowed of a repository that no full commit is given of.
+        ModelError: there is none, it is broken, or it needs code that is not allowed.
         TransientError: the Hub did not answer.
     """
     place = Place(name, revision, allow_code)
 
     def load() -> PreTrainedTokenizerBase:
-        if not allow_code and _is_own_code(place):
-            raise _own_code(place, "tokenizer")
+        given = place.arguments()
+        settings = get_tokenizer_config(given.pop("pretrained_model_name_or_path"), **given)
+        if not allow_code and _needs_own_code(settings):
+            raise not_allowed(name, revision, "tokenizer")
+        for each in (settings, config_of(place)):  # transformers makes config.json's own class first
+            refuse_foreign(each, name, "tokenizer")
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**place.arguments())
         return tokenizer
 
     return explained(place, "tokenizer", load)
 
 
-def _is_own_code(place: Place) -> bool:
+def _needs_own_code(settings: Mapping[str, Any]) -> bool:
     """Whether only the repository's code can make this tokenizer; transformers would quietly make another one."""
-    given = place.arguments()
-    settings = get_tokenizer_config(given.pop("pretrained_model_name_or_path"), **given)
     return bool(settings.get("auto_map")) and tokenizer_class_from_name(settings.get("tokenizer_class") or "") is None
 
 
@@ -88,12 +101,13 @@ def load_model(place: Place, *, dtype: str, attention: str = "sdpa", quantizatio
 
     Args:
         dtype: a key of `DTYPES`.
-        attention: transformers' name of the attention implementation.
+        attention: transformers' name of the attention implementation; what the model's config says of it is not asked.
         quantization: of the body's linear layers, one of `QUANTIZATIONS`.
 
     Raises:
         ConfigError: weights cannot be quantised here.
-        ModelError: nothing loadable is there, or it needs code that is not allowed.
+        ModelError: nothing loadable is there, it is an adapter, it needs code that is not allowed, or it has no such
+            attention.
         TransientError: the Hub did not answer.
     """
     check_quantization(quantization, dtype)
@@ -101,10 +115,11 @@ def load_model(place: Place, *, dtype: str, attention: str = "sdpa", quantizatio
         raise ModelError("this folder holds no model", expected="config.json and *.safetensors", where=place.name)
 
     def load() -> tuple[PreTrainedModel, dict[str, Any]]:
+        check_contents(place)
         model, loading = AutoModelForCausalLM.from_pretrained(
             **place.arguments(),
+            config=_configured(place, attention),
             dtype=DTYPES[dtype],
-            attn_implementation=attention,
             quantization_config=bits_config(quantization, DTYPES[dtype]),
             use_safetensors=True,
             output_loading_info=True,
@@ -120,7 +135,30 @@ def load_model(place: Place, *, dtype: str, attention: str = "sdpa", quantizatio
             found=f"{len(missing)} missing, the first is {missing[0]}",
             where=place.name,
         )
+    _check_attention(model, attention, place.name)
     return model.eval()
+
+
+def _configured(place: Place, attention: str) -> PreTrainedConfig:
+    """The model's config with the attention asked for, and experts as transformers chooses, whatever it says itself.
+
+    Given to `from_pretrained` by name, they would be overruled by what config.json holds under `_attn_implementation`.
+    """
+    config: PreTrainedConfig = AutoConfig.from_pretrained(**place.arguments())
+    config._attn_implementation, config._experts_implementation = attention, None  # reach the configs inside it too
+    return config
+
+
+def _check_attention(model: PreTrainedModel, attention: str, where: str) -> None:
+    """Scores are stored under the name of the attention that made them, so it must be the one that runs."""
+    found = {config._attn_implementation for config in (model.config, model.config.get_text_config())}
+    if found != {attention}:
+        raise ModelError(
+            "the model runs another attention than the one asked for",
+            expected=attention,
+            found=", ".join(sorted(map(str, found))),
+            where=where,
+        )
 
 
 def new_model(
@@ -284,21 +322,13 @@ def explained(place: Place, what: str, load: Callable[[], T]) -> T:
                 fix="try again when the network is back, or give a local folder",
             ) from None
         if "trust_remote_code" in str(error):
-            raise _own_code(place, what) from None
+            raise not_allowed(place.name, place.revision, what) from None
         raise ModelError(
             f"the {what} cannot be loaded",
             found=f"{type(error).__name__}: {first_line(error)}",
             where=place.name,
             fix="check the path or repository name; weights must be safetensors",
         ) from None
-
-
-def _own_code(place: Place, what: str) -> ModelError:
-    return ModelError(
-        f"the {what} ships its own Python code, and it may not run",
-        where=place.name,
-        fix=f'read that code; if you trust it, set model.allow_code = "{place.name}"',
-    )
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:

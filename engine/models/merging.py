@@ -76,8 +76,15 @@ def _check_adapter(config: Any, folder: Path, base: Place | None, policy: Place)
             found=f'bias = "{config.bias}"',
             where=policy.name,
         )
+    if config.megatron_config:  # peft would import the module that the adapter names
+        raise ModelError("an adapter of Megatron cannot be merged", found="megatron_config", where=policy.name)
     if not (folder / _WEIGHTS).is_file():
-        raise ModelError("the adapter has no weights that may be read", expected=_WEIGHTS, where=policy.name)
+        raise ModelError(
+            "the adapter has no weights that may be read",
+            expected=_WEIGHTS,
+            where=policy.name,
+            fix="save it anew as safetensors: other formats can run code when they are read",
+        )
 
 
 def _is_same_base(made_on: str, base: Place) -> bool:

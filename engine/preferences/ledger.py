@@ -11,12 +11,9 @@ import pyarrow as pa
 
 from engine.errors import DataError
 from engine.preferences.schema import LEDGER, ROW_GROUP_ROWS, writer
+from engine.secrets import visible
 
 _DETAIL_CHARACTERS = 200
-# What acts on a terminal or misleads its reader: control characters (C0, DEL, C1), marks that turn the direction of
-# writing, and breaks of line and paragraph.
-_ACTING = (*range(0x20), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
-_ESCAPES = {code: chr(code).encode("unicode_escape").decode() for code in _ACTING}
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ def shown(text: str) -> str:
     (control characters, marks of direction) or is no character (lone surrogates) as escapes.
     """
     clipped = text if len(text) <= _DETAIL_CHARACTERS else text[: _DETAIL_CHARACTERS - 1] + "…"
-    return clipped.translate(_ESCAPES).encode("utf-8", "backslashreplace").decode("utf-8")
+    return visible(clipped)
 
 
 def check_budget(refused: int, total: int, share: float, counts: Mapping[str, int], stage: str, ledger: Path) -> None:

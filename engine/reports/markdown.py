@@ -1,17 +1,20 @@
 """Markdown from values and from text that nobody vouches for."""
 
 import html
+import math
 import re
 from collections.abc import Sequence
 
+from engine.secrets import redact
+
 # Ends of lines and whatever could move a terminal's cursor or turn the reading direction.
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SPECIAL = re.compile(r"([\\`*_\[\]|~])")
 
 
 def plain(text: object, limit: int | None = None) -> str:
-    """`text` on one line without control characters, cut to `limit` characters; ends of lines show as ⏎."""
-    lines = " ⏎ ".join(str(text).strip().splitlines())
+    """`text` on one line without control characters or secrets, cut to `limit` characters; ends of lines show as ⏎."""
+    lines = " ⏎ ".join(redact(str(text)).strip().splitlines())
     shown = _CONTROLS.sub("·", lines)
     return shown if limit is None or len(shown) <= limit else shown[: limit - 1] + "…"
 
@@ -23,12 +26,13 @@ def escape(text: object, limit: int | None = None) -> str:
 
 def code(text: object) -> str:
     """`text` as code, fit for a table's cell."""
-    return f"`{plain(text).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+    shown = re.sub(r"(\\+)\|", r"\1¦", plain(text).replace("`", "'"))  # a backslash there would free the bar again
+    return "`" + (shown.replace("|", r"\|") or " ") + "`"
 
 
 def block(text: str) -> str:
     """Lines of text as they are, as a block of code that nothing in them can end."""
-    lines = "\n".join(_CONTROLS.sub("·", line) for line in text.splitlines())
+    lines = "\n".join(_CONTROLS.sub("·", line) for line in redact(text).splitlines())
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", lines)), default=0))
     return f"{fence}\n{lines}\n{fence}"
 
@@ -64,7 +68,7 @@ def share(value: object) -> str:
 
 def duration(seconds: float | None) -> str:
     """Seconds for people; – when they are not known."""
-    if seconds is None:
+    if seconds is None or not math.isfinite(seconds):
         return "–"
     if seconds < 60:
         return f"{seconds:.1f} s"

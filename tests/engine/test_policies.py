@@ -100,7 +100,7 @@ def test_a_folder_is_taken_as_it_is_and_a_repository_at_its_commit(tmp_path, sou
 
 
 def test_only_the_one_that_is_named_may_run_its_code(tmp_path, sources):
-    source = ModelSource(name="owner/base", policy="owner/policy", allow_code="owner/base")
+    source = ModelSource(name="owner/base", revision=COMMIT, policy="owner/policy", allow_code="owner/base")
     assert place_of("owner/base", COMMIT, source, sources).allow_code
     assert not place_of("owner/policy", COMMIT, source, sources).allow_code
 
@@ -108,7 +108,7 @@ def test_only_the_one_that_is_named_may_run_its_code(tmp_path, sources):
 def test_a_policy_that_was_made_here_brings_the_code_of_its_base(tmp_path):
     (tmp_path / "policy").mkdir()
     made = Artifact("sft", "k", tmp_path)
-    assert made_policy(made, ModelSource(name="owner/base", allow_code="owner/base")).allow_code
+    assert made_policy(made, ModelSource(name="owner/base", revision=COMMIT, allow_code="owner/base")).allow_code
     assert not made_policy(made, ModelSource(name="owner/base")).allow_code
     assert not made_policy(made, ModelSource(name="owner/base", allow_code="owner/other")).allow_code
 

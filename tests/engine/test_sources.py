@@ -179,7 +179,53 @@ def test_a_repository_that_is_not_there_is_no_matter_for_another_attempt(sources
     assert "HF_TOKEN" in found.value.fix
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{"])
+def test_code_further_down_in_a_model_folder_is_part_of_its_identity(sources, tmp_path):
+    folder = write(tmp_path / "m", config__json="{}")
+    write(folder / "below", own__py="code")
+    before = sources.weights(str(folder), "main"), sources.tokenizer(str(folder), "main")
+    assert ["below/own.py", sha("code")] in before[0]
+    (folder / "below" / "own.py").write_text("other code")
+    after = sources.weights(str(folder), "main"), sources.tokenizer(str(folder), "main")
+    assert all(one != other for one, other in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("key", ["name", "policy"])
+@pytest.mark.parametrize("revision", ["main", "v1", "abcdef", COMMIT[:-1], COMMIT.upper()])
+def test_a_repositorys_code_may_run_at_a_full_commit_only(key, revision):
+    pin = "revision" if key == "name" else "policy_revision"
+    with pytest.raises(ConfigError, match="nothing says which version of it") as caught:
+        ModelSource(**{key: "owner/name", pin: revision, "allow_code": "owner/name"})
+    assert f"model.{pin}" in caught.value.expected and "huggingface.co/owner/name" in caught.value.fix
+    ModelSource(**{key: "owner/name", pin: COMMIT, "allow_code": "owner/name"})
+    ModelSource(**{key: "owner/name", pin: revision, "allow_code": "owner/other"})
+
+
+def test_the_commit_to_pin_is_told_where_the_hubs_cache_knows_it(tmp_path, monkeypatch):
+    refs = tmp_path / "models--owner--name" / "refs"
+    write(refs, main=COMMIT, odd="../../secret")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    for revision, line in (("main", f'set model.revision = "{COMMIT}"'), ("odd", "commit that you read")):
+        with pytest.raises(ConfigError) as caught:
+            ModelSource(name="owner/name", revision=revision, allow_code="owner/name")
+        assert caught.value.fix.endswith(line) or line in caught.value.fix
+        assert "secret" not in str(caught.value)
+
+
+def test_a_folders_code_needs_no_commit(tmp_path):
+    assert ModelSource(name=str(tmp_path), allow_code=str(tmp_path)).own_code_allowed
+
+
+@pytest.mark.parametrize("name", ["a/..", "../a", "a/b--c", "a/b/../c", "a/b\0", "~nobody-here/x", "a\n/b", "a/b c"])
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_a_name_that_no_repository_has_is_refused_even_at_a_commit(sources, hub, name, kind, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # where no such folder lies beside
+    with pytest.raises((ConfigError, ModelError), match="there is no"):
+        sources.commit(name, COMMIT, kind)
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000, '[["a", "b"]]', '{"model:owner/name@main": "../x"}'])
 def test_a_damaged_memory_of_commits_is_an_empty_one(tmp_path, text):
     (tmp_path / ".resolved.json").write_text(text)
     with pytest.raises(Unresolved):
@@ -194,10 +240,14 @@ def test_commits_that_cannot_be_remembered_are_an_error_of_the_store(hub, tmp_pa
 
 def test_a_model_table_has_no_identity_of_its_own():
     assert ModelSource(name="a/b", revision="v1").identity() == {}
+    pinned = {"name": "a/b", "revision": COMMIT, "policy": "c/d", "policy_revision": COMMIT}
+    assert ModelSource(**pinned, allow_code="a/b").identity() == {"own_code": ["base"]}
+    assert ModelSource(**pinned, allow_code="c/d").identity() == {"own_code": ["policy"]}
+    assert ModelSource(**pinned, allow_code="e/f").identity() == {}
 
 
 def test_a_model_may_run_its_code_only_when_it_is_named():
-    assert ModelSource(name="a/b", allow_code="a/b").own_code_allowed
+    assert ModelSource(name="a/b", revision=COMMIT, allow_code="a/b").own_code_allowed
     assert not ModelSource(name="a/b", allow_code="a/c").own_code_allowed
     assert not ModelSource().own_code_allowed
 

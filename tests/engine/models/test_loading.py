@@ -3,6 +3,8 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import MixtralConfig, MixtralForCausalLM
+from transformers.models.llama import modeling_llama
 
 from engine.errors import DataError, ModelError, TransientError
 from engine.models import loading
@@ -73,6 +75,43 @@ def test_a_model_comes_back_as_it_was_saved_in_eval_mode_and_in_the_dtype_asked_
 def test_the_attention_implementation_is_the_one_asked_for(make_llama, saved):
     loaded = load_model(place(saved(make_llama())), dtype="float32", attention="eager")
     assert loaded.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("said", ["eager", "sdpa", "flash_attention_2"])
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "_attn_implementation_internal"])
+def test_the_attention_asked_for_runs_whatever_the_config_says(make_llama, saved, key, said, monkeypatch):
+    called = []
+    real = modeling_llama.eager_attention_forward
+    monkeypatch.setattr(
+        modeling_llama, "eager_attention_forward", lambda *given, **named: called.append(1) or real(*given, **named)
+    )
+    folder = changed_config(saved(make_llama()), **{key: said})
+    for asked in ("sdpa", "eager"):
+        model = load_model(place(folder), dtype="float32", attention=asked)
+        model(torch.tensor([[1, 5, 2]]))
+        assert model.config._attn_implementation == asked
+        assert bool(called) == (asked == "eager")
+
+
+def test_experts_are_computed_as_transformers_chooses_whatever_the_config_says(saved):
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_local_experts": 2}
+    config = MixtralConfig(vocab_size=50, num_attention_heads=2, num_key_value_heads=2, **small)
+    folder = saved(MixtralForCausalLM(config))
+    own = load_model(place(folder), dtype="float32").config._experts_implementation
+    for key in ("experts_implementation", "_experts_implementation"):
+        for said in ("eager", "batched_mm"):
+            loaded = load_model(place(changed_config(folder, **{key: said})), dtype="float32")
+            assert loaded.config._experts_implementation == own
+
+
+def test_a_model_that_chooses_its_attention_itself_is_refused(own_code):
+    stubborn = "    def __init__(self, config):\n        super().__init__(config)\n"
+    stubborn += "        config._attn_implementation = 'eager'\n"
+    (own_code / "own.py").write_text(OWN_CODE + "\n" + stubborn)
+    with pytest.raises(ModelError, match="another attention than the one asked for") as caught:
+        load_model(place(own_code, allow_code=True), dtype="float32")
+    assert (caught.value.expected, caught.value.found) == ("sdpa", "eager")
+    load_model(place(own_code, allow_code=True), dtype="float32", attention="eager")
 
 
 def test_a_tied_head_is_not_a_missing_weight(make_llama, saved):
@@ -146,6 +185,14 @@ def test_code_that_is_allowed_runs(own_code):
 def test_a_tokenizer_comes_back_as_it_was_saved(make_tokenizer, saved):
     made = make_tokenizer()
     assert load_tokenizer(str(saved(made))).get_vocab() == made.get_vocab()
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_tokenizer_whose_config_has_the_class_of_another_repository_is_refused(make_tokenizer, saved, allowed):
+    folder = saved(make_tokenizer())
+    (folder / "config.json").write_text(json.dumps({"auto_map": {"AutoConfig": "other/name--own.Config"}}))
+    with pytest.raises(ModelError, match="another repository than its own"):
+        load_tokenizer(str(folder), allow_code=allowed)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):

@@ -25,6 +25,16 @@ def test_code_is_one_piece_of_code_in_one_cell(text):
     assert not re.search(r"(?<!\\)\|", shown)
 
 
+@pytest.mark.parametrize("text", ["a|b", "a\\|b", "a\\\\|b", "||", "\\||"])
+def test_no_bar_in_code_ends_the_cell(text):
+    # As GitHub's parser cuts rows: a backslash and the character behind it are one, whatever that is.
+    assert "|" not in re.sub(r"\\.", "", code(text))
+
+
+def test_empty_code_is_no_opening_mark_for_what_follows():
+    assert code("") == "` `"
+
+
 @given(st.text())
 def test_no_text_ends_a_block_or_moves_the_cursor(text):
     fence, *lines, last = block(text).split("\n")
@@ -32,6 +42,29 @@ def test_no_text_ends_a_block_or_moves_the_cursor(text):
     assert set(fence) == {"`"}
     assert not any(line.startswith(fence) for line in lines)
     assert not any("\x1b" in line or "\r" in line for line in lines)
+
+
+ACTIVE = st.lists(
+    st.text(max_size=5)
+    | st.sampled_from(
+        ["![i](http://x)", "<img src=http://x>", "[a](javascript:b)", "|", "`", "\n", "\x1b[2J", "\u202e", "]("]
+    )
+).map("".join)
+
+
+@given(ACTIVE)
+def test_no_text_becomes_an_image_a_link_html_or_another_row(text):
+    for shown in (escape(text), code(text)):
+        line = table(["a"], [[shown]]).split("\n")
+        assert len(line) == 3 and len(re.findall(r"(?<!\\)(?:\\\\)*\|", line[2])) == 2
+    assert not re.search(r"(?<!\\)(?:\\\\)*\]\(|(?<!\\)(?:\\\\)*\[", escape(text))
+    assert "<" not in escape(text) and not set(escape(text) + code(text)) & {"\x1b", "\u202e", "\r", "\u2028"}
+
+
+def test_secrets_are_hidden_before_marks_could_tear_them_apart(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "ab_cd*ef`gh|ij")
+    for shown in (escape, code, block, plain):
+        assert "cd" not in shown("x ab_cd*ef`gh|ij y")
 
 
 def test_what_could_do_something_is_shown_and_does_nothing():
@@ -74,7 +107,15 @@ def test_numbers_are_fit_for_people(value, shown):
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(None, "–"), (0.04, "0.0 s"), (59.9, "59.9 s"), (61, "1 min 01 s"), (3600, "1 h 00 min"), (7384, "2 h 03 min")],
+    [
+        (None, "–"),
+        (float("nan"), "–"),
+        (0.04, "0.0 s"),
+        (59.9, "59.9 s"),
+        (61, "1 min 01 s"),
+        (3600, "1 h 00 min"),
+        (7384, "2 h 03 min"),
+    ],
 )
 def test_times_are_fit_for_people(seconds, shown):
     assert duration(seconds) == shown
