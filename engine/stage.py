@@ -66,6 +66,7 @@ class Context(Generic[C]):
         inputs: sealed artifacts of the stages above, by stage name; a skipped stage is absent.
         work: the folder to write the artifact into; files of an interrupted attempt are still there.
         metrics: headline numbers for the manifest, flat.
+        fresh: whether the stage was forced: what earlier attempts and other artifacts hold must not be taken over.
     """
 
     stage: str
@@ -76,6 +77,7 @@ class Context(Generic[C]):
     sources: Sources
     listener: Listener
     metrics: dict[str, Any] = field(default_factory=dict)
+    fresh: bool = False
 
     @property
     def log(self) -> logging.Logger:

@@ -2,87 +2,33 @@
 
 A stage writes into `<root>/.work/<stage>-<key>/`, so that its next attempt finds what the last one left. Sealing
 hashes and syncs every file, writes `manifest.json`, and renames the folder: a folder under `<stage>/` is whole or
-is not there. What does not match its manifest is moved to `<root>/.quarantine/`, never deleted.
+is not there. What does not match its manifest is moved to `<root>/.quarantine/`, never deleted. What `dpo gc` removes
+leaves its manifest in `<root>/.pruned/<stage>/<key>/`.
 """
 
-import hashlib
+import errno
 import json
 import logging
+import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from engine.artifact import AUXILIARY, HANDED_DOWN, MANIFEST, Artifact, seal_of
+from engine.attempts import Attempt, leave, left_in
 from engine.errors import StoreError, TransientError
-from engine.files import HashMemory, sync, write_atomically
+from engine.files import HashMemory, mark, sync, write_atomically
 from engine.fingerprint import digest, file_digest
 from engine.locks import LockFolderError, holder, holding
 
-MANIFEST = "manifest.json"
-HANDED_DOWN = "handed_down.json"  # what the stages below read of a stage besides its tables and weights
-AUXILIARY = "logs"  # files below this folder are sealed too, but are no part of the artifact's digest
-_FIELDS = {"stage", "key", "digest", "payload", "files", "metrics", "seal"}
+__all__ = ["AUXILIARY", "HANDED_DOWN", "MANIFEST", "Artifact", "Store"]
+
+WORK, PRUNED, QUARANTINE, REPLACED = ".work", ".pruned", ".quarantine", "-replaced"
 _log = logging.getLogger("dpo")
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A sealed folder. `digest` depends on the content of its files only, so equal content is the same input."""
-
-    stage: str
-    key: str
-    path: Path
-
-    @cached_property
-    def manifest(self) -> Mapping[str, Any]:
-        """The parsed manifest. Raises StoreError when it cannot be read."""
-        return _read_manifest(self.path / MANIFEST)
-
-    @property
-    def digest(self) -> str:
-        """64 hexadecimal digits over the names and contents of the files outside `logs/`."""
-        return str(self.manifest["digest"])
-
-    @cached_property
-    def handed_down(self) -> Mapping[str, Any]:
-        """What its stage told the stages below with `Context.hand_down`; a part of the digest, as any file is."""
-        handed: Mapping[str, Any] = json.loads(self.file(HANDED_DOWN).read_text("utf-8"))
-        return handed
-
-    @property
-    def metrics(self) -> Mapping[str, Any]:
-        """The headline numbers the stage recorded."""
-        metrics: Mapping[str, Any] = self.manifest["metrics"]
-        return metrics
-
-    def file(self, name: str) -> Path:
-        """The path of one of its files. Raises StoreError when the artifact has none of that name."""
-        path = self.path / name
-        if not path.exists():
-            raise StoreError(f"artifact {self.stage}/{self.key} has no `{name}`", where=str(self.path))
-        return path
-
-
-def _read_manifest(path: Path) -> Mapping[str, Any]:
-    try:
-        manifest = json.loads(path.read_text("utf-8"))
-        if not isinstance(manifest, dict) or not set(manifest) >= _FIELDS:
-            raise ValueError("fields are missing")
-        if manifest["seal"] != _seal_of(manifest):
-            raise ValueError("it was changed after it was sealed")
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError("a manifest cannot be read", found=str(error), where=str(path)) from None
-    return manifest
-
-
-def _seal_of(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of the manifest's other fields, so that a changed metric or key is noticed like a changed file."""
-    rest = {name: value for name, value in manifest.items() if name != "seal"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 class Store:
@@ -108,64 +54,113 @@ class Store:
 
     def all(self, stage: str) -> list[Artifact]:
         """Every sealed artifact of a stage whose manifest can be read, newest first."""
-        found = [Artifact(stage, path.parent.name, path.parent) for path in (self.root / stage).glob(f"*/{MANIFEST}")]
-        readable = [artifact for artifact in found if _readable(artifact)]
-        return sorted(readable, key=lambda artifact: str(artifact.manifest.get("sealed_at")), reverse=True)
+        return _newest_first(Artifact(stage, path.name, path) for path in self.folders(stage))
 
-    def verify(self, artifact: Artifact) -> list[str]:
-        """What is wrong with an artifact's files, in words; empty when every byte is as sealed.
+    def folders(self, stage: str) -> list[Path]:
+        """Every folder below a stage's, sealed or not, without links; first what a crash left aside is brought back."""
+        try:
+            for path in (self.root / WORK).glob(f"{stage}-*{REPLACED}"):
+                self.find(stage, path.name.removeprefix(f"{stage}-").removesuffix(REPLACED))
+            below = sorted((self.root / stage).iterdir()) if (self.root / stage).is_dir() else []
+            return [path for path in below if path.is_dir() and not path.is_symlink() and path.name[0] != "."]
+        except OSError as error:
+            raise self._unusable(self.root / stage, error, "read") from None
 
-        A file is read unless its size, times and inode are those of the last time it was read and found right.
+    def pruned(self, stage: str, key: str) -> Artifact | None:
+        """What is left of a removed artifact, its manifest, when that can be read."""
+        artifact = Artifact(stage, key, self.root / PRUNED / stage / key, pruned=True)
+        return artifact if artifact.readable else None
+
+    def all_pruned(self, stage: str) -> list[Artifact]:
+        """The manifests of a stage's removed artifacts that can be read, newest first."""
+        found = (self.root / PRUNED / stage).glob(f"*/{MANIFEST}")
+        return _newest_first(Artifact(stage, path.parent.name, path.parent, pruned=True) for path in found)
+
+    def attempts(self, stage: str) -> list[Attempt]:
+        """What interrupted attempts of a stage left that nobody goes on with right now and that says what it is of."""
+        found = [left_in(path, stage) for path in (self.root / WORK).glob(f"{stage}-*")]
+        return [each for each in found if each and not self.holder(stage, each.key)]
+
+    def verify(self, artifact: Artifact, *, read_all: bool = False) -> list[str]:
+        """What is wrong with an artifact's files, in words; empty when every byte is as sealed and nothing was added.
+
+        A file is read unless its size, times and inode are those of the last time it was read; with `read_all`,
+        in any case.
         """
         try:
             files = artifact.manifest["files"]
+            found = [(name, self._problem(artifact, name, sealed, read_all)) for name, sealed in files.items()]
+            found += [(name, "was not sealed with it") for name in artifact.strangers()]
         except StoreError as error:
-            return [str(error)]
-        problems = [(name, self._problem(artifact, name, sealed)) for name, sealed in files.items()]
+            return [" ".join(f"{error.problem}: {error.found}".split())]
+        except OSError as error:
+            return [f"its folder cannot be read ({error})"]
         self._hashes.save()
-        return [f"{name} {problem}" for name, problem in problems if problem]
+        return [f"{name} {problem}" for name, problem in found if problem]
 
-    def _problem(self, artifact: Artifact, name: str, sealed: Mapping[str, Any]) -> str:
+    def _problem(self, artifact: Artifact, name: str, sealed: Mapping[str, Any], read_all: bool) -> str:
         path = artifact.path / name
         try:
             if not path.is_file():
                 return "is gone"
+            if path.resolve() != Path(f"{artifact.path.resolve()}/{name}"):  # by a link, `..` or an absolute name
+                return "lies outside the artifact"
             if path.stat().st_size != sealed["bytes"]:
                 return f"has {path.stat().st_size} bytes, sealed with {sealed['bytes']}"
-            same = self._hashes.of(path) == sealed["sha256"]
+            same = not read_all and self._hashes.of(path) == sealed["sha256"]
+            same = same or self._hashes.read(path) == sealed["sha256"]  # what is remembered may be wrong
         except OSError as error:
             return f"cannot be read ({error})"
         return "" if same else "does not have the content it was sealed with"
 
     def quarantine(self, artifact: Artifact) -> Path:
         """Moves a broken artifact out of the way and returns where it is now. Raises StoreError when it cannot."""
-        target = self.root / ".quarantine" / f"{artifact.stage}-{artifact.key}-{time.time_ns()}"
+        target = self.root / QUARANTINE / f"{artifact.stage}-{artifact.key}-{time.time_ns()}"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             artifact.path.rename(target)
+            for folder in (target.parent, artifact.path.parent):
+                sync(folder)
         except OSError as error:
             raise self._unusable(artifact.path, error) from None
         return target
 
-    def work(self, stage: str, key: str, *, fresh: bool = False) -> Path:
+    def work(
+        self,
+        stage: str,
+        key: str,
+        *,
+        fresh: bool = False,
+        payload: Mapping[str, Any] | None = None,
+        forced: bool = False,
+    ) -> Path:
         """The folder a stage writes into before it is sealed; with `fresh`, emptied first.
 
+        With a `payload` it says what is being made there, and whether by force, for the case that it never is.
+
         Raises:
-            StoreError: the folder cannot be written.
+            StoreError: the folder cannot be written, or not be emptied, or what is made there could not be sealed.
         """
         path = self.work_folder(stage, key)
         try:
-            if fresh:
-                shutil.rmtree(path, ignore_errors=True)
+            _check_place(self.root / stage)
+            if fresh and path.exists():
+                shutil.rmtree(path)
             path.mkdir(parents=True, exist_ok=True)
             (path / MANIFEST).unlink(missing_ok=True)
+            if payload is not None:
+                leave(path, payload, forced=forced)
         except OSError as error:
             raise self._unusable(path, error) from None
         return path
 
     def work_folder(self, stage: str, key: str) -> Path:
         """Where that folder is, or would be; makes nothing."""
-        return self.root / ".work" / f"{stage}-{key}"
+        return self.root / WORK / f"{stage}-{key}"
+
+    def attempt(self, stage: str, key: str) -> Attempt | None:
+        """What that folder says of itself."""
+        return left_in(self.work_folder(stage, key), stage)
 
     def holder(self, stage: str, key: str) -> str | None:
         """Who is making that artifact right now, in words; None when nobody is."""
@@ -179,34 +174,44 @@ class Store:
         """
         target = self.root / stage / key
         try:
-            _remove_leftovers(work)
-            files = {path.relative_to(work).as_posix(): _sealed_file(path) for path in _files(work)}
+            marks = {path.relative_to(work).as_posix(): _synced(path) for path in _files(work)}
+            files = {name: {"bytes": seen[0], "sha256": file_digest(work / name)} for name, seen in marks.items()}
             content = {name: entry for name, entry in files.items() if not name.startswith(f"{AUXILIARY}/")}
             own = {"stage": stage, "key": key, "digest": digest(content), "files": files}
             sealed = json.loads(json.dumps(dict(manifest) | own))  # as it will be read
-            sealed["seal"] = _seal_of(sealed)
+            sealed["seal"] = seal_of(sealed)
             write_atomically(work / MANIFEST, json.dumps(sealed, indent=1, ensure_ascii=False) + "\n")
             for folder in [*(path for path in work.rglob("*") if path.is_dir()), work]:
                 sync(folder)
             self._swap_in(work, target, self._replaced(stage, key))
         except OSError as error:
             raise self._unusable(target, error) from None
-        for name, entry in files.items():
-            self._hashes.learn(target / name, entry["sha256"])
-        self._hashes.save()
+        self._remember(target, files, marks)
         return Artifact(stage, key, target)
 
+    def _remember(self, target: Path, files: Mapping[str, Any], marks: Mapping[str, list[int | str]]) -> None:
+        try:
+            for name, entry in files.items():
+                self._hashes.learn(target / name, entry["sha256"], marks[name])
+        except OSError as error:
+            _log.debug("%s is read again at its next use: %s", target, error)
+        self._hashes.save()
+
     def _swap_in(self, work: Path, target: Path, replaced: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.parent.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            sync(self.root)
         if target.exists():
             shutil.rmtree(replaced, ignore_errors=True)
             target.rename(replaced)  # no call swaps two folders everywhere; after a crash `locked` undoes this
         work.rename(target)
         sync(target.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
+        _remove_leftovers(target)
+        for old in (replaced, self.root / PRUNED / target.parent.name / target.name):
+            shutil.rmtree(old, ignore_errors=True)
 
     def _replaced(self, stage: str, key: str) -> Path:
-        return self.root / ".work" / f"{stage}-{key}-replaced"
+        return self.root / WORK / f"{stage}-{key}{REPLACED}"
 
     def _recover(self, stage: str, key: str) -> None:
         """Brings back what a crash left between the two renames of `_swap_in`, unless somebody is sealing right now."""
@@ -217,8 +222,11 @@ class Store:
             _log.debug("%s %s not brought back: %s", stage, key, error.problem)
 
     @contextmanager
-    def locked(self, stage: str, key: str, wait_seconds: float) -> Iterator[None]:
+    def locked(self, stage: str, key: str, wait_seconds: float) -> Iterator[str | None]:
         """Holds the lock of one key, and first brings back an artifact that a crash while replacing it left aside.
+
+        Yields:
+            Whom it waited for, in words; None when it did not have to wait.
 
         Raises:
             TransientError: somebody else still holds it after `wait_seconds`; the message names them.
@@ -226,9 +234,9 @@ class Store:
         """
         path = self._lock(stage, key)
         try:
-            with holding(path, wait_seconds, f"{stage} {key}"):
+            with holding(path, wait_seconds, f"{stage} {key}") as before:
                 self._bring_back(stage, key)
-                yield
+                yield before
         except LockFolderError as error:
             raise self._unusable(path, error) from None
 
@@ -254,25 +262,42 @@ class Store:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Deletes what has a name with a dot in front: a kill inside an atomic write left it, and it is no result."""
+    """Deletes what has a name with a dot in front: what an attempt would have gone on from, and half-written files.
+
+    Only once the folder is sealed; until then a kill may leave the work to be gone on with. What cannot be deleted is
+    no part of the artifact and does no harm.
+    """
     for path in list(folder.rglob(".*")):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
+
+
+def _check_place(folder: Path) -> None:
+    """Raises NotADirectoryError where something lies that is no folder."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "no folder, so nothing can be sealed there", str(folder))
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    """What is sealed: everything without a dot in front of its name or of a folder's it lies in."""
+    found = [path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST]
+    return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(folder).parts))
 
 
-def _sealed_file(path: Path) -> dict[str, Any]:
+def _synced(path: Path) -> list[int | str]:
     sync(path)
-    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+    return mark(path)
 
 
-def _readable(artifact: Artifact) -> bool:
+def _newest_first(artifacts: Iterable[Artifact]) -> list[Artifact]:
+    return sorted((each for each in artifacts if each.readable), key=_sealed_at, reverse=True)
+
+
+def _sealed_at(artifact: Artifact) -> float:
     try:
-        return bool(artifact.manifest)
-    except StoreError:
-        return False
+        return datetime.fromisoformat(str(artifact.manifest["sealed_at"])).timestamp()
+    except (KeyError, ValueError, OverflowError, OSError):
+        return 0.0

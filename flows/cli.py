@@ -14,13 +14,17 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from types import TracebackType
 from typing import NoReturn
 
 from engine.config import Settings, load
 from engine.errors import MissingInputError, PipelineError, StoreError
-from engine.pipeline import Pipeline, Selection
-from engine.reports.markdown import duration
-from engine.runs import REPORT, RunRecord, all_runs, latest
+from engine.pipeline import Pipeline
+from engine.plan import Plan
+from engine.reports.markdown import duration, plain
+from engine.runs import REPORT, RunRecord, all_runs, latest, mark_crashed
+from engine.secrets import outgoing, redact
+from engine.selection import Selection
 from engine.stage import Decision
 from engine.toml_text import to_toml
 
@@ -41,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     logging.getLogger("dpo").setLevel(logging.INFO)
+    sys.excepthook = _show_traceback
     try:
         return int(given.command(given))
     except (PipelineError, MemoryError, OSError) as error:
@@ -70,7 +75,41 @@ def parser() -> argparse.ArgumentParser:
     path = add("path", _path, "print the folder of a stage's sealed artifact")
     path.add_argument("stage", help="the stage")
     _add_selection(path)
+    _add_upkeep(add)
     return top
+
+
+def _add_upkeep(add: Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]) -> None:
+    why = add("why", _why, "every difference that makes a stage run, or when and by which run it was made")
+    why.add_argument("stage", help="the stage")
+    verify = add("verify", _verify, "read every byte that was sealed; broken artifacts go to quarantine; exit 1 if any")
+    verify.add_argument("stages", nargs="*", metavar="STAGE", help="these stages only")
+    verify.add_argument("--keep", action="store_true", help="leave what is broken where it is")
+    gc = add("gc", _gc, "show what nothing needs any more and how much it would free; removes it with --delete")
+    gc.add_argument("--delete", action="store_true", help="remove it; of an artifact the manifest is kept")
+    gc.add_argument(
+        "--older-than",
+        type=_count,
+        default=30,
+        metavar="DAYS",
+        help="age at which unfinished work, quarantined things and runs need not be kept (default: %(default)s)",
+    )
+    gc.add_argument(
+        "--keep-runs",
+        type=_count,
+        metavar="N",
+        help="keep what the latest N runs reach, instead of all that are younger; the latest completed one of each"
+        " profile is kept in any case",
+    )
+    for command in (why, verify, gc):
+        command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 1_000_000:
+        raise ValueError(text)
+    return number
 
 
 def _add_selection(command: argparse.ArgumentParser) -> None:
@@ -91,12 +130,12 @@ def _selection(given: argparse.Namespace) -> Selection:
     return Selection(given.only, given.since, given.until, given.force)
 
 
-def _plan(settings: Settings, selection: Selection) -> Pipeline:
+def _plan(settings: Settings, selection: Selection) -> Plan:
     from tasks import STAGES
 
-    pipeline = Pipeline(STAGES, settings, selection, network=False)
-    pipeline.plan()
-    return pipeline
+    plan = Plan(STAGES, settings, selection)
+    plan.plan()
+    return plan
 
 
 def _status(given: argparse.Namespace) -> int:
@@ -105,7 +144,8 @@ def _status(given: argparse.Namespace) -> int:
         _print_json(decisions)
     else:
         for each in decisions:
-            print(f"{each.stage:<10} {each.action:<7} {each.key or '–':<17} {duration(each.seconds):>12}  {each.why}")
+            took, why = duration(each.seconds), plain(each.why)
+            print(f"{each.stage:<10} {each.action:<7} {each.key or '–':<17} {took:>12}  {why}")
     return OK
 
 
@@ -141,7 +181,10 @@ def _recorded(record: RunRecord, again: str) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit):
         record.finish("cancelled")
-        print(f"\nStopped. What is sealed and what was trained so far is kept; go on with: {again}", file=sys.stderr)
+        print(
+            f"\nStopped. What is sealed and what was trained so far is kept; go on with: {redact(again)}",
+            file=sys.stderr,
+        )
         raise
     except BaseException as error:
         record.finish("failed", str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}")
@@ -158,6 +201,7 @@ def _terminate(signum: int, frame: object) -> NoReturn:
 
 def _report(given: argparse.Namespace) -> int:
     root = _settings(given).runtime.artifacts
+    mark_crashed(root)
     record = RunRecord.load(_folder(root, given.run)) if given.run else latest(root)
     if record is None:
         raise StoreError("there is no run to report yet", where=str(root / "runs"), fix="dpo run")
@@ -182,7 +226,7 @@ def _folder(root: Path, run: str) -> Path:
 def _config(given: argparse.Namespace) -> int:
     tables = _settings(given).as_dict()
     print(f"# profile {json.dumps(tables.pop('profile'), ensure_ascii=False)}, every key in force")
-    print(to_toml(tables), end="")
+    print(redact(to_toml(tables)), end="")
     return OK
 
 
@@ -206,6 +250,46 @@ def _path(given: argparse.Namespace) -> int:
     return OK
 
 
+def _why(given: argparse.Namespace) -> int:
+    from flows._upkeep import show_why
+    from tasks import STAGES
+
+    settings = _settings(given)
+    Selection(only=given.stage).names(list(settings.stages))
+    show_why(STAGES, settings, given.stage, as_json=given.json)
+    return OK
+
+
+def _verify(given: argparse.Namespace) -> int:
+    from flows._upkeep import show_verdicts, verdicts
+    from tasks import STAGES
+
+    settings = _settings(given)
+    for name in given.stages:
+        Selection(only=name).names(list(settings.stages))
+    chosen = [stage for stage in STAGES if not given.stages or stage.name in given.stages]
+    return OK if show_verdicts(verdicts(chosen, settings, keep=given.keep), as_json=given.json) else FAILED
+
+
+def _gc(given: argparse.Namespace) -> int:
+    from flows._upkeep import show_garbage
+    from tasks import STAGES
+
+    gone = show_garbage(
+        STAGES,
+        _settings(given),
+        older_than_days=given.older_than,
+        keep_runs=given.keep_runs,
+        delete=given.delete,
+        as_json=given.json,
+    )
+    return OK if gone else FAILED
+
+
+def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    print(outgoing("".join(traceback.format_exception(kind, error, trace)).rstrip()), file=sys.stderr)
+
+
 def _print_json(decisions: Sequence[Decision]) -> None:
     print(json.dumps([decision.as_dict() for decision in decisions], indent=1, ensure_ascii=False))
 
@@ -218,7 +302,7 @@ def _explain(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno not in _FULL_OR_REFUSED:
         raise error
     if os.environ.get("DPO_TRACEBACK"):
-        traceback.print_exception(error)
+        _show_traceback(type(error), error, error.__traceback__)
     text = str(error)
     if isinstance(error, MemoryError):
         text = "out of memory\n  fix: lower runtime.micro_batch_tokens, score_batch_tokens and generation_batch"

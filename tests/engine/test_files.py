@@ -1,7 +1,11 @@
+import json
 import os
+import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import engine.files
 from engine.files import HashMemory, write_atomically
@@ -47,6 +51,65 @@ def test_a_file_that_was_just_written_is_not_trusted_to_keep_its_time(tmp_path, 
     memory.of(path)
     memory.of(path)
     assert len(reads) == 2
+
+
+def test_a_file_of_the_future_is_remembered_too_since_the_clock_was_set_back(tmp_path, reads):
+    path = tmp_path / "a"
+    path.write_text("one")
+    ahead = time.time_ns() + 10**15
+    os.utime(path, ns=(ahead, ahead))
+    memory = HashMemory(tmp_path / "memory.json")
+    assert memory.of(path) == memory.of(path)
+    assert reads == [path]
+    path.write_text("two")
+    assert memory.of(path) == file_digest(path)
+
+
+def test_a_file_that_is_read_in_any_case_renews_what_is_remembered(tmp_path):
+    path = aged(tmp_path / "a", "one")
+    memory = HashMemory(tmp_path / "memory.json")
+    memory.of(path)
+    memory._known[str(path)][-1] = "0" * 64
+    assert memory.of(path) == "0" * 64
+    assert memory.read(path) == memory.of(path) == file_digest(path)
+
+
+def test_what_is_remembered_is_forgotten_when_the_file_is_too_young_to_be_known(tmp_path, monkeypatch):
+    path = aged(tmp_path / "a", "one")
+    memory = HashMemory(tmp_path / "memory.json")
+    memory.of(path)
+    memory._known[str(path)][-1] = "0" * 64
+    monkeypatch.setattr(engine.files.time, "time_ns", lambda: 2)
+    memory.read(path)
+    assert memory.of(path) == file_digest(path)
+
+
+SOUND = [3, 1, 1, 1, "0" * 64]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just("0" * 64),
+        lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=12,
+    )
+)
+def test_only_entries_of_the_right_shape_are_believed(value):
+    entry = engine.files._is_entry(value)
+    assert entry == (isinstance(value, list) and [type(each) for each in value] == [int] * 4 + [str])
+    assert engine.files._is_entry(SOUND)
+    assert not engine.files._is_entry([*SOUND[:-1], "x" * 64])
+
+
+@pytest.mark.parametrize("entry", [[3, 1, 1, 1, 7], [3.0, 1, 1, 1, "0" * 64], [True, 1, 1, 1, "0" * 64]])
+def test_a_memory_of_valid_json_and_wrong_shapes_is_ignored_and_still_written(tmp_path, entry):
+    path = aged(tmp_path / "a", "one")
+    entries = {str(path): entry, "\x00": SOUND, "x" * 5000: SOUND}
+    (tmp_path / "memory.json").write_text(json.dumps(entries))
+    memory = HashMemory(tmp_path / "memory.json")
+    assert memory.of(path) == file_digest(path)
+    memory.save()
+    assert list(json.loads((tmp_path / "memory.json").read_text())) == [str(path)]
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', '{"a": [1]}', "\x00", "{" * 5, "[" * 100_000])

@@ -1,12 +1,17 @@
+import json
 import logging
+import platform
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
+from filelock import FileLock
 
 from engine.errors import TransientError
-from engine.locks import LockFolderError, holder, holding
+from engine.locks import LockFolderError, age, holder, holding
+from engine.processes import user
 
 HOLDER = """
 import sys, pathlib
@@ -31,12 +36,12 @@ def test_whoever_comes_second_is_told_who_holds_the_lock(tmp_path, other):
     with pytest.raises(TransientError) as error, holding(tmp_path / "lock", 0, "train abc"):
         pass
     assert error.value.problem == "another run is making train abc"
-    assert error.value.found.startswith(f"process {other.pid} on ")
+    assert error.value.found.startswith(f"process {other.pid} of ")
 
 
 def test_the_holder_can_be_asked_for_and_one_that_was_killed_holds_nothing(tmp_path, other):
     path = tmp_path / "lock"
-    assert holder(path).startswith(f"process {other.pid} on ")
+    assert holder(path).startswith(f"process {other.pid} of ")
     other.kill()
     other.wait()
     assert (tmp_path / "lock.owner").exists()
@@ -76,4 +81,43 @@ def test_a_holder_that_left_no_name_is_unknown(tmp_path, other):
 def test_a_folder_that_cannot_be_written_is_its_own_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(LockFolderError), holding(tmp_path / "file" / "lock", 0, "x"):
+        pass
+
+
+def test_the_message_names_user_host_and_age(tmp_path, other):
+    found = holder(tmp_path / "lock")
+    since = time.strftime("%H:%M", time.localtime(json.loads((tmp_path / "lock.owner").read_text())["since"]))
+    assert found == f"process {other.pid} of {user()} on {platform.node()} since {since}, just now"
+
+
+@pytest.mark.parametrize(
+    ("ago", "said"),
+    [(840, "14 min ago"), (7500, "2 h ago"), (-900, "just now"), (90_000, "25 h ago")],
+)
+def test_the_age_of_a_lock_is_told_and_never_negative_where_the_clock_was_set_back(tmp_path, other, ago, said):
+    owner = tmp_path / "lock.owner"
+    owner.write_text(json.dumps(json.loads(owner.read_text()) | {"since": time.time() - ago}))
+    assert holder(tmp_path / "lock").endswith(said)
+    assert "-" not in age(time.time() + 1e6, time.time())
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"since": 1e999}', '{"since": 1e30, "pid": 1}', "[" * 100_000])
+def test_a_name_that_was_damaged_is_an_unknown_holder(tmp_path, other, text):
+    (tmp_path / "lock.owner").write_text(text)
+    assert holder(tmp_path / "lock") == "an unknown holder"
+
+
+def test_whoever_waited_is_told_for_whom_and_whoever_did_not_is_not(tmp_path, other):
+    threading.Timer(0.2, other.stdin.close).start()
+    with holding(tmp_path / "lock", 30, "x") as before:
+        assert before.startswith(f"process {other.pid} of ")
+    with holding(tmp_path / "lock", 30, "x") as before:
+        assert before is None
+
+
+def test_somebody_who_only_asks_for_the_holder_makes_nobody_fail(tmp_path):
+    asking = FileLock(tmp_path / "lock", thread_local=False)
+    asking.acquire()
+    threading.Timer(0.1, asking.release, kwargs={"force": True}).start()
+    with holding(tmp_path / "lock", 0, "x"):
         pass

@@ -2,14 +2,17 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.artifact import Artifact
 from engine.errors import ConfigError, DataError, MissingInputError, StoreError, TransientError
-from engine.pipeline import Selection
 from engine.stage import Decision, Listener
 
 ALL = ["download", "tokenize", "sft", "train", "evaluate"]
@@ -22,46 +25,17 @@ def damage(path: Path) -> None:
     os.utime(path, ns=(7, 7))
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 def raising(error: BaseException) -> Callable[[Any], None]:
     def hook(ctx: Any) -> None:
         raise error
 
     return hook
-
-
-def names(**selection: Any) -> list[str]:
-    return Selection(**selection).names(ALL)
-
-
-def test_a_selection_takes_a_stretch_of_the_stages():
-    assert names() == ALL
-    assert names(only="sft") == ["sft"]
-    assert names(since="train") == ["train", "evaluate"]
-    assert names(until="tokenize") == ["download", "tokenize"]
-    assert names(since="tokenize", until="sft") == ["tokenize", "sft"]
-
-
-@pytest.mark.parametrize(
-    ("selection", "problem"),
-    [
-        ({"only": "trian"}, "there is no stage `trian`; did you mean `train`?"),
-        ({"since": "train", "until": "sft"}, "nothing lies from `train` until `sft`"),
-        ({"only": "train", "until": "sft"}, "--only cannot be combined with --from or --until"),
-        ({"only": "train", "since": "sft"}, "--only cannot be combined with --from or --until"),
-    ],
-)
-def test_a_selection_that_makes_no_sense_is_refused(selection, problem):
-    with pytest.raises(ConfigError) as error:
-        names(**selection)
-    assert error.value.problem == problem
-
-
-def test_a_selection_can_be_said_again_as_words():
-    assert Selection().arguments() == []
-    assert Selection(since="sft", until="train", force=True).arguments() == [
-        *("--from", "sft", "--until", "train", "--force")
-    ]
-    assert Selection(only="sft").arguments() == ["--only", "sft"]
 
 
 def test_a_first_run_makes_everything_and_a_second_reuses_everything(toy):
@@ -247,7 +221,7 @@ class TestForcing:
             toy.run()
         toy.hooks["download"] = lambda ctx: toy.ran.extend(path.name for path in ctx.work.iterdir())
         pipeline = toy.run(only="download", force=True)
-        assert toy.ran == ["download", "out.txt"]
+        assert sorted(toy.ran) == [".attempt.json", "download", "out.txt"]
         assert pipeline.decisions["download"].why == "never made"
 
     def test_the_old_artifact_stays_when_the_forced_attempt_fails(self, toy):
@@ -269,7 +243,7 @@ class TestTrouble:
         found: list[str] = []
         toy.hooks["train"] = lambda ctx: found.extend(sorted(path.name for path in ctx.work.iterdir()))
         pipeline = toy.run()
-        assert (toy.ran, found) == (["train", "evaluate"], ["logs", "out.txt"])
+        assert (toy.ran, found) == (["train", "evaluate"], [".attempt.json", "logs", "out.txt"])
         assert pipeline.decisions["train"].action == "resume"
         assert toy.plan()["train"] == "reuse"
 
@@ -302,6 +276,59 @@ class TestTrouble:
             toy.run()
         assert found.value is error
 
+    @pytest.mark.parametrize("gone", [False, True])
+    def test_an_input_that_is_swapped_while_a_stage_reads_it_voids_the_work_and_nothing_is_sealed(self, toy, gone):
+        def swap(ctx: Any) -> None:
+            if gone:
+                shutil.rmtree(ctx.inputs["sft"].path)
+                return
+            toy.hooks = {"sft": lambda other: (other.work / "out.txt").write_text("another policy")}
+            other = toy.pipeline(only="sft", force=True)
+            for stage in toy.stages[:3]:
+                other.run(stage)
+
+        toy.run(until="sft")
+        pipeline = toy.pipeline(until="train")
+        for stage in toy.stages[:3]:
+            pipeline.run(stage)
+        toy.hooks["train"] = swap
+        with pytest.raises(TransientError, match=f"the input sft {'went' if gone else 'was made anew'}") as error:
+            pipeline.run(toy.stages[3])
+        assert error.value.fix == "run again"
+        assert not list((toy.root / "artifacts" / "train").glob("*"))
+        assert [list(folder.iterdir()) for folder in (toy.root / "artifacts" / ".work").iterdir()] == [[]]
+        toy.hooks.clear()
+        if not gone:  # as Prefect does it
+            made, sft = pipeline.run(toy.stages[3]), pipeline.artifacts["sft"]
+            inputs = pipeline.artifacts["train"].manifest["payload"]["inputs"]
+            assert inputs["sft"] == Artifact("sft", sft.key, sft.path).digest
+            assert made.action == "run"
+        assert set(toy.run().decisions) == set(ALL)
+        assert toy.plan()["train"] == "reuse"
+
+    def test_an_input_made_anew_with_the_same_content_meanwhile_voids_nothing(self, toy):
+        def again(ctx: Any) -> None:
+            toy.hooks.clear()
+            toy.run(only="sft", force=True)
+
+        toy.run(until="sft")
+        toy.hooks["train"] = again
+        assert toy.run(until="train").decisions["train"].action == "run"
+
+    def test_a_file_in_the_place_of_a_stages_folder_is_an_error_before_the_stage_works(self, toy):
+        toy.run(until="sft")
+        (toy.root / "artifacts" / "train").write_text("mine")
+        with pytest.raises(StoreError, match="no folder"):
+            toy.run()
+        assert toy.ran == []
+
+    def test_a_manifest_that_cannot_be_read_is_told_on_one_line(self, toy):
+        (toy.run().artifacts["train"].path / "manifest.json").write_text("{")
+        plan = toy.pipeline(network=False)
+        plan.plan()
+        assert plan.decisions["train"].why.startswith("its artifact is broken: a manifest cannot be read: ")
+        assert "\n" not in plan.decisions["train"].why
+
     def test_a_failed_stage_leaves_no_artifact_and_keeps_those_above(self, toy):
         toy.hooks["train"] = raising(DataError("bad"))
         with pytest.raises(DataError):
@@ -323,6 +350,23 @@ class TestTrouble:
         assert pipeline._make(train, decision).why == "another run made it meanwhile"
         assert toy.ran == []
 
+    def test_what_was_waited_for_is_reused_and_whoever_made_it_is_named(self, toy, caplog):
+        caplog.set_level(logging.INFO, "dpo")
+        toy.run(until="sft")
+        one, other = toy.pipeline(), toy.pipeline("runtime.lock_wait_seconds=60")
+        for stage in toy.stages[:3]:
+            one.run(stage)
+            other.run(stage)
+        waits = threading.Thread(target=lambda: other.run(toy.stages[3]))
+        toy.hooks["train"] = lambda ctx: (waits.start(), wait_for(lambda: "waiting up to" in caplog.text))
+        toy.ran.clear()
+        one.run(toy.stages[3])
+        waits.join()
+        assert toy.ran == ["train"]
+        why = other.decisions["train"].why
+        assert why.startswith(f"another run made it meanwhile: process {os.getpid()} of ")
+        assert "it is reused" in caplog.text
+
     @pytest.mark.parametrize("error", [KeyboardInterrupt(), DataError("bad")])
     def test_a_stage_that_left_nothing_to_go_on_from_runs_and_does_not_resume(self, toy, error):
         toy.hooks["sft"] = raising(error)
@@ -343,7 +387,7 @@ class TestTrouble:
         with pipeline._stores["artifacts"].locked("train", key, 0):
             decision = pipeline.decide(toy.stages[3])
         assert decision.action == "run"
-        assert decision.why.startswith(f"being made right now by process {os.getpid()} on ")
+        assert decision.why.startswith(f"being made right now by process {os.getpid()} of ")
         toy.hooks.clear()
         told = pipeline._make(toy.stages[3], decision)  # the other one is gone and has left what it did
         assert (told.action, told.why) == ("resume", "an earlier attempt was interrupted")

@@ -1,9 +1,12 @@
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine.reasons import why_run
+from engine.artifact import Artifact
+from engine.attempts import Attempt
+from engine.processes import this_process
+from engine.reasons import Nearest, why_run
 
 PAYLOAD = {
     "stage": "train",
@@ -14,13 +17,18 @@ PAYLOAD = {
 }
 
 
-@dataclass
-class Sealed:
-    manifest: dict[str, Any] = field(default_factory=dict)
+def made(payload: dict[str, Any], *, pruned: bool = False, **manifest: Any) -> Artifact:
+    artifact = Artifact("train", "k", Path("nowhere"), pruned)
+    vars(artifact)["manifest"] = {"payload": payload} | manifest  # where the property keeps what it read
+    return artifact
+
+
+def attempt(payload: dict[str, Any]) -> Attempt:
+    return Attempt("train", "a", Path("left"), payload, "2026-01-01", this_process())
 
 
 def why(**changed: Any) -> str:
-    return why_run("train", PAYLOAD | changed, [Sealed({"payload": PAYLOAD})])
+    return why_run(PAYLOAD | changed, [made(PAYLOAD)])
 
 
 @pytest.mark.parametrize(
@@ -44,11 +52,36 @@ def test_what_changed_is_said_in_words(changed, said):
 
 
 def test_what_was_never_made_has_no_difference_to_tell():
-    assert why_run("train", PAYLOAD, []) == "never made"
+    assert why_run(PAYLOAD, []) == "never made"
 
 
 def test_the_most_similar_artifact_is_compared_with():
     far = PAYLOAD | {"version": 9, "config": {"beta": 9}}
     near = PAYLOAD | {"config": {"beta": 0.3, "lora": {"rank": 4}}}
-    sealed = [Sealed({"payload": far}), Sealed({"payload": near})]
-    assert why_run("train", PAYLOAD, sealed) == "train.beta: 0.3 → 0.1"
+    sealed = [made(far), made(near)]
+    assert why_run(PAYLOAD, sealed) == "train.beta: 0.3 → 0.1"
+
+
+def test_what_only_a_manifest_is_left_of_is_said_to_be():
+    assert why_run(PAYLOAD, [made(PAYLOAD, pruned=True)]) == "only its manifest is kept"
+
+
+def test_an_attempt_that_is_nearer_than_anything_sealed_is_told_of_with_its_place():
+    far, near = PAYLOAD | {"version": 9, "inputs": {}}, PAYLOAD | {"version": 2}
+    said = why_run(PAYLOAD, [made(far), attempt(near)])
+    assert said.startswith("the code of train went from version 2 to 1 (an interrupted attempt")
+    assert "left" in said
+    assert why_run(PAYLOAD, [made(near), attempt(near)]) == "the code of train went from version 2 to 1"
+
+
+def test_every_difference_is_there_and_none_is_cut():
+    long = {"config": {"beta": 0.1, "lora": {"rank": 4}, "note": "x" * 500}, "sources": {"files": []}}
+    found = Nearest.to(PAYLOAD | long, [made(PAYLOAD, sealed_at="2026-01-01")])
+    assert [(each.name, each.old, each.new) for each in found.changes] == [
+        ("config.note", None, "x" * 500),
+        ("sources.files", [["a.csv", "11"]], []),
+    ]
+    assert (found.kind, found.made_at) == ("sealed", "2026-01-01")
+    assert Nearest.to(PAYLOAD, [made(PAYLOAD, pruned=True)]).kind == "pruned"
+    begun = Nearest.to(PAYLOAD, [attempt(PAYLOAD)])
+    assert (begun.kind, begun.made_at) == ("attempt", "2026-01-01")

@@ -1,13 +1,18 @@
 import json
 import logging
+import subprocess
+import sys
+import threading
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 import engine.runs
 from engine.errors import StoreError
-from engine.pipeline import Selection
-from engine.runs import RunRecord, all_runs, latest
+from engine.processes import Process
+from engine.runs import RunRecord, all_runs, latest, maker, mark_crashed, run_of
+from engine.selection import Selection
 from engine.stage import Decision
 
 
@@ -32,14 +37,43 @@ def test_a_record_is_there_from_the_first_moment_and_true_at_every_later_one(toy
     assert RunRecord.load(record.folder).decisions[0].path == Path("artifacts/sft/k")
 
 
+def set_clock(monkeypatch, *moment: int) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime(*moment)
+
+    monkeypatch.setattr(engine.runs, "datetime", Clock)
+
+
 def test_the_ids_of_runs_sort_by_time_and_are_never_the_same(toy, monkeypatch):
-    monkeypatch.setattr(engine.runs.time, "strftime", lambda form: "20260102-030405" if "-%H" in form else "now")
+    set_clock(monkeypatch, 2026, 1, 2, 3, 4, 5)
     assert [started(toy).id for _ in range(3)] == [
         "20260102-030405-toy",
         "20260102-030405-toy-02",
         "20260102-030405-toy-03",
     ]
     assert latest(toy.root / "artifacts").id == "20260102-030405-toy-03"
+
+
+def test_a_clock_that_was_set_back_puts_no_run_before_an_earlier_one(toy, monkeypatch):
+    set_clock(monkeypatch, 2027, 1, 2, 3, 4, 59)
+    started(toy)
+    set_clock(monkeypatch, 2026, 1, 1)
+    assert [started(toy).id for _ in range(2)] == ["20270102-030500-toy", "20270102-030501-toy"]
+    assert latest(toy.root / "artifacts").id == "20270102-030501-toy"
+
+
+@pytest.mark.parametrize("name", ["99991231-235959-toy", "99999999-000000-toy", "notes", "2026"])
+def test_a_folder_that_is_no_run_stops_none(toy, name):
+    (toy.root / "artifacts" / "runs" / name).mkdir(parents=True)
+    assert started(toy).folder.is_dir()
+
+
+def test_a_run_takes_no_negative_time_when_the_clock_is_set_back(record, monkeypatch):
+    monkeypatch.setattr(engine.runs.time, "time", lambda: 0.0)
+    record.finish("completed")
+    assert record.seconds >= 0
 
 
 def test_a_profile_given_by_its_path_gives_a_name_that_is_no_path(toy, tmp_path):
@@ -120,8 +154,89 @@ def test_the_record_can_be_read_by_people(record):
 
 
 def test_ids_that_are_all_taken_do_not_stop_the_run(toy, monkeypatch):
-    def taken(self: Path, *, parents: bool) -> None:
+    def taken(self: Path, *, parents: bool, exist_ok: bool = False) -> None:
         raise FileExistsError
 
     monkeypatch.setattr(Path, "mkdir", taken)
     assert started(toy).id.endswith("-toy-99")
+
+
+class TestCrashes:
+    @pytest.fixture
+    def killed(self, toy) -> RunRecord:
+        """A run whose process, a child of this one, was killed."""
+        script = (
+            "import sys, pathlib; from engine.config import load; from engine.runs import RunRecord;"
+            "from engine.selection import Selection;"
+            "settings = load(sys.argv[1], [], [], {});"
+            "print(RunRecord.start(settings, Selection(), pathlib.Path(sys.argv[2])).folder, flush=True); input()"
+        )
+        words = [sys.executable, "-c", script, str(toy.root / "configs" / "toy.toml"), str(toy.root / "artifacts")]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            folder = Path(process.stdout.readline().strip())
+            assert mark_crashed(toy.root / "artifacts") == []
+            process.kill()
+        return RunRecord.load(folder)
+
+    def test_a_run_whose_process_is_gone_is_marked_by_the_next_one_and_its_report_says_so(self, toy, killed):
+        assert killed.state == "running"
+        record = started(toy)
+        kept = RunRecord.load(killed.folder)
+        assert (kept.state, kept.seconds) == ("crashed", None)
+        assert f"process {kept.pid} on {kept.host} is gone" in kept.error
+        assert "Crashed." in (kept.folder / "report.md").read_text()
+        assert RunRecord.load(record.folder).state == "running"
+
+    def test_marking_twice_or_by_many_at_once_is_the_same_as_once(self, toy, killed):
+        root = toy.root / "artifacts"
+        threads = [threading.Thread(target=mark_crashed, args=(root,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert RunRecord.load(killed.folder).state == "crashed"
+        assert mark_crashed(root) == []
+
+    @pytest.mark.parametrize("change", [{"host": "another host"}, {"process_born": ""}, {"state": "failed"}])
+    def test_a_run_of_another_host_or_of_nobody_knows_whom_or_one_that_is_over_is_left_alone(self, toy, killed, change):
+        path = killed.folder / "run.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        before = path.read_text()
+        assert mark_crashed(toy.root / "artifacts") == []
+        assert path.read_text() == before
+
+    def test_a_run_that_ended_properly_while_it_was_looked_at_is_left_as_it_ended(self, toy, killed, monkeypatch):
+        def ends_meanwhile(process) -> bool:
+            RunRecord.load(killed.folder).finish("completed")
+            return True
+
+        monkeypatch.setattr(engine.runs, "is_gone", ends_meanwhile)
+        assert mark_crashed(toy.root / "artifacts") == []
+        assert RunRecord.load(killed.folder).state == "completed"
+
+    def test_a_record_of_an_earlier_version_without_a_process_is_read(self, killed):
+        path = killed.folder / "run.json"
+        kept = json.loads(path.read_text())
+        for name in ("pid", "host", "process_born"):
+            del kept[name]
+        path.write_text(json.dumps(kept))
+        assert RunRecord.load(killed.folder).pid == 0
+
+    def test_a_root_that_may_only_be_read_is_listed_all_the_same(self, toy, killed, monkeypatch, caplog):
+        def refused(path: Path, text: str) -> None:
+            raise OSError(30, "Read-only file system")
+
+        monkeypatch.setattr(engine.runs, "write_atomically", refused)
+        assert mark_crashed(toy.root / "artifacts") == [killed.id]
+        assert RunRecord.load(killed.folder).state == "running"
+
+
+def test_the_run_that_made_an_artifact_or_was_a_process_is_found(toy, record):
+    root = toy.root / "artifacts"
+    record.add(Decision("train", "run", "", "k"), None)
+    later = started(toy)
+    later.add(Decision("train", "reuse", "", "k"), None)
+    assert maker(root, "train", "k") == record.id
+    assert maker(root, "train", "other") == ""
+    assert run_of(root, record.process) == later.id
+    assert run_of(root, Process(1, "elsewhere", "")) == ""

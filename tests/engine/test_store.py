@@ -88,6 +88,26 @@ def test_the_old_artifact_stays_until_the_new_one_is_sealed(store):
     assert list((store.root / ".work").iterdir()) == []
 
 
+@pytest.mark.parametrize("call", ["fsync", "rename", "replace"])
+def test_a_kill_while_it_is_sealed_leaves_what_the_attempt_can_go_on_from(store, monkeypatch, call):
+    work = store.work("train", "k1")
+    (work / "result.bin").write_bytes(b"result")
+    (work / ".checkpoints" / "step-1").mkdir(parents=True)
+    (work / ".checkpoints" / "step-1" / "weights").write_bytes(b"weights")
+
+    def killed(*given, **named):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.seal("train", "k1", work, {"payload": {}, "metrics": {}})
+    assert (store.work("train", "k1") / ".checkpoints" / "step-1" / "weights").read_bytes() == b"weights"
+    sealed = store.seal("train", "k1", work, {"payload": {}, "metrics": {}})
+    assert list(sealed.manifest["files"]) == ["result.bin"]
+    assert sorted(path.name for path in sealed.path.iterdir()) == ["manifest.json", "result.bin"]
+
+
 def test_what_a_kill_left_of_an_atomic_write_is_not_sealed(store):
     work = store.work("train", "k1")
     (work / "logs" / ".half").mkdir(parents=True)
@@ -101,7 +121,7 @@ def test_what_a_kill_left_of_an_atomic_write_is_not_sealed(store):
 def test_who_is_making_an_artifact_is_told_while_they_do(store):
     assert store.holder("train", "k1") is None
     with store.locked("train", "k1", 0):
-        assert store.holder("train", "k1").startswith(f"process {os.getpid()} on ")
+        assert store.holder("train", "k1").startswith(f"process {os.getpid()} of ")
     assert store.holder("train", "k1") is None
 
 
@@ -161,6 +181,47 @@ def test_a_flipped_shortened_or_lengthened_file_is_found(store, content):
     assert store.verify(artifact)[0].startswith("deep/a.txt ")
 
 
+def test_a_file_that_was_added_is_found(store):
+    artifact = sealed(store)
+    (artifact.path / "deep" / "b.txt").write_text("extra")
+    assert store.verify(artifact) == ["deep/b.txt was not sealed with it"]
+
+
+def test_a_flip_that_leaves_size_and_times_is_found_when_everything_is_read_and_then_by_every_use(store, monkeypatch):
+    monkeypatch.setattr("engine.files._TICK_NANOSECONDS", -1)
+    artifact = sealed(store)
+    flipped = artifact.path / "deep" / "a.txt"
+    mark, known = engine.files.mark, engine.files.mark(flipped)
+    flipped.write_text("hellp")
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.files.mark", lambda path: known if path == flipped else mark(path))
+        assert Store(store.root).verify(artifact) == []
+        problem = ["deep/a.txt does not have the content it was sealed with"]
+        assert Store(store.root).verify(artifact, read_all=True) == problem
+        assert Store(store.root).verify(artifact) == problem
+
+
+def test_a_memory_that_tells_a_wrong_digest_makes_no_artifact_broken(store, monkeypatch):
+    monkeypatch.setattr("engine.files._TICK_NANOSECONDS", -1)
+    artifact = sealed(store)
+    memory = store.root / ".hashes.json"
+    entries = {name: [*entry[:-1], "0" * 64] for name, entry in json.loads(memory.read_text()).items()}
+    memory.write_text(json.dumps(entries))
+    assert Store(store.root).verify(artifact) == []
+
+
+def test_a_file_that_changed_while_it_was_sealed_is_found_at_its_first_use(store, monkeypatch):
+    monkeypatch.setattr("engine.files._TICK_NANOSECONDS", -1)
+    swap_in = Store._swap_in
+
+    def changed_before(self, work, target, replaced):
+        later(work / "deep" / "a.txt", b"hellp")
+        swap_in(self, work, target, replaced)
+
+    monkeypatch.setattr(Store, "_swap_in", changed_before)
+    assert Store(store.root).verify(sealed(store)) == ["deep/a.txt does not have the content it was sealed with"]
+
+
 def test_a_file_that_is_gone_is_found_and_a_damaged_log_too(store):
     artifact = sealed(store)
     (artifact.path / "deep" / "a.txt").unlink()
@@ -210,6 +271,50 @@ def test_artifacts_are_listed_newest_first(store):
     for key, day in (("a", "02"), ("b", "03"), ("c", "01")):
         sealed(store, key=key, sealed_at=f"2026-01-{day}")
     assert [artifact.key for artifact in store.all("train")] == ["b", "a", "c"]
+
+
+def test_newest_is_the_later_moment_whatever_the_zone_and_nonsense_is_oldest(store):
+    for key, moment in (("a", "2026-10-25T02:30:00+0200"), ("b", "2026-10-25T02:10:00+0100"), ("c", "zzz")):
+        sealed(store, key=key, sealed_at=moment)
+    assert [artifact.key for artifact in store.all("train")] == ["b", "a", "c"]
+
+
+def test_fresh_work_never_starts_among_old_files(store, monkeypatch):
+    (store.work("train", "k1") / "old").write_text("old")
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(engine.store.shutil, "rmtree", refused)
+    with pytest.raises(StoreError, match="Permission denied"):
+        store.work("train", "k1", fresh=True)
+
+
+def test_an_attempt_says_what_it_is_of_and_what_is_sealed_bears_no_trace_of_it(store):
+    work = store.work("train", "k1", payload={"config": {"beta": 0.1}})
+    assert [each.payload for each in store.attempts("train")] == [{"config": {"beta": 0.1}}]
+    with store.locked("train", "k1", 0):
+        assert store.attempts("train") == []  # it goes on right now
+    (work / "a.txt").write_text("x")
+    artifact = store.seal("train", "k1", work, MANIFEST_OF_TESTS)
+    assert {path.name for path in artifact.path.iterdir()} == {"a.txt", MANIFEST}
+
+
+def test_what_is_sealed_again_is_pruned_no_more(store):
+    artifact = sealed(store)
+    kept = store.root / ".pruned" / "train" / "k1"
+    kept.mkdir(parents=True)
+    (kept / MANIFEST).write_text((artifact.path / MANIFEST).read_text())
+    assert store.pruned("train", "k1").digest == artifact.digest
+    assert [each.pruned for each in store.all_pruned("train")] == [True]
+    sealed(store)
+    assert store.pruned("train", "k1") is None
+
+
+def test_links_below_a_stage_are_no_artifacts(store):
+    artifact = sealed(store)
+    (artifact.path.parent / "k2").symlink_to(artifact.path)
+    assert [path.name for path in store.folders("train")] == ["k1"]
 
 
 def test_verifying_what_was_just_sealed_reads_nothing_again(store, monkeypatch):

@@ -11,9 +11,12 @@ import pytest
 import engine.config
 import tasks
 from engine.errors import DataError
+from engine.runs import RunRecord
+from engine.selection import Selection
 from engine.sources import ModelSource
 from engine.stage import Listener
 from flows import cli
+from flows._upkeep import size
 
 ALL = ["download", "tokenize", "sft", "train", "evaluate"]
 
@@ -227,6 +230,155 @@ class TestReport:
         assert "there are none" in error_of(dpo, "report", "nope")
         dpo("run")
         assert "the latest: 2" in error_of(dpo, "report", "nope")
+
+
+class TestWhy:
+    def test_tells_every_difference_and_what_it_is_compared_with(self, dpo):
+        dpo("run")
+        run = Path(dpo("report", "--path")[1].strip()).parent.name
+        long = "x" * 300
+        out = dpo("why", "train", "--set", "train.beta=0.2", "--set", "train.learning_rate=1.0")[1]
+        assert f"by run {run}" in out
+        assert "  config.beta\n    was 0.1\n    is  0.2\n" in out
+        assert "  config.learning_rate\n" in out
+        out = dpo("why", "train", "--set", f"tokenize.template={long}")[1]
+        assert out.startswith("train: run, its input tokenize, sft will be made first\ntokenize: run, ")
+        assert f'is  "{long}"' in out
+
+    def test_of_what_is_reused_says_when_and_by_which_run_it_was_made(self, dpo, toy):
+        dpo("run")
+        made = Path(dpo("report", "--path")[1].strip()).parent.name
+        dpo("run")
+        out = dpo("why", "train")[1]
+        assert out.startswith("train: reuse, nothing it depends on changed\n  it is the sealed artifact ")
+        assert f"by run {made}" in out
+        dpo("run", "--set", "train.beta=0.2", "--only", "train")
+        folder = Path(dpo("report", "--path")[1].strip()).parent
+        (folder / "run.json").unlink()
+        assert "by a run of which no record is left" in dpo("why", "train", "--set", "train.beta=0.2")[1]
+
+    def test_of_an_interrupted_attempt_names_the_run_that_was(self, dpo, toy):
+        def interrupt(ctx):
+            raise KeyboardInterrupt
+
+        toy.hooks["train"] = interrupt
+        dpo("run")
+        run = Path(dpo("report", "--path")[1].strip()).parent.name
+        out = dpo("why", "train", "--set", "train.beta=0.2")[1]
+        assert "compared with the interrupted attempt" in out
+        assert f"by run {run}" in out
+        assert "it is the interrupted attempt" in dpo("why", "train")[1]
+
+    def test_as_json_has_everything(self, dpo):
+        dpo("run")
+        told = json.loads(dpo("why", "evaluate", "--json", "--set", "train.beta=0.2")[1])
+        assert told["waits_for"] == ["train"]
+        assert told["cause"]["why"] == "train.beta: 0.1 → 0.2"
+        assert told["changes"] == [{"name": "config.beta", "old": 0.1, "new": 0.2}]
+        assert told["nearest"]["kind"] == "sealed"
+        told = json.loads(dpo("why", "sft", "--json", "--set", "model.policy=a/b")[1])
+        assert (told["action"], told["nearest"], told["changes"]) == ("skip", None, [])
+
+    def test_of_a_stage_that_does_not_exist_names_the_nearest(self, dpo):
+        assert "did you mean `train`?" in error_of(dpo, "why", "trian")
+
+
+class TestVerify:
+    def test_prints_a_line_for_each_artifact_and_a_summary(self, dpo):
+        dpo("run")
+        code, out, _ = dpo("verify")
+        lines = out.splitlines()
+        assert code == 0
+        assert [line.split()[0] for line in lines[:-1]] == ["ok"] * 5
+        assert lines[-1].startswith("5 right (")
+        assert lines[-1].endswith(", 0 broken")
+
+    def test_of_something_broken_moves_it_says_where_and_exits_with_1(self, dpo, toy):
+        dpo("run")
+        folder = Path(dpo("path", "train")[1].strip())
+        (folder / "extra").write_text("x")
+        code, out, _ = dpo("verify", "train", "--keep")
+        assert (code, len(out.splitlines())) == (1, 2)
+        assert folder.is_dir()
+        code, out, _ = dpo("verify")
+        assert code == 1
+        assert "extra was not sealed with it; moved to " in out
+        assert out.endswith("4 right (" + out.rpartition("4 right (")[2])
+        assert not folder.exists()
+        assert dpo("verify")[0] == 0
+        dpo("run")
+        assert toy.ran == ["train"]
+
+    def test_as_json_is_one_array(self, dpo):
+        dpo("run")
+        told = json.loads(dpo("verify", "sft", "--json")[1])
+        assert [(each["name"].split("/")[0], each["problems"]) for each in told] == [("sft", [])]
+
+    def test_of_a_stage_that_does_not_exist_names_the_nearest(self, dpo):
+        assert "did you mean `train`?" in error_of(dpo, "verify", "trian")
+
+
+class TestGc:
+    def test_shows_what_would_go_and_removes_it_when_it_is_told_to(self, dpo, toy):
+        dpo("run")
+        dpo("run", "--set", "train.beta=0.2")
+        assert dpo("gc")[1] == "nothing is there that nothing needs\n"
+        out = dpo("gc", "--keep-runs", "1")[1]
+        assert "no kept run reaches it" in out
+        assert "2 would go, " in out
+        assert dpo("status")[1].count(" reuse ") == 5
+        code, out, _ = dpo("gc", "--keep-runs", "1", "--delete")
+        assert code == 0
+        assert out.splitlines()[-1].startswith("removed 2, ")
+        assert "only its manifest is kept" in dpo("status")[1]
+        err = error_of(dpo, "path", "train")
+        assert "there is no sealed artifact of train" in err
+        assert "fix: dpo run --profile toy --until train\n" in err
+        assert "(its manifest is kept)" in dpo("why", "train")[1]
+        assert dpo("run", "--until", "train")[0] == 0
+        assert toy.ran == ["train"]
+        assert dpo("path", "train")[0] == 0
+
+    def test_says_which_run_is_under_way_that_keeps_it_from_removing_artifacts(self, dpo, toy):
+        dpo("run")
+        dpo("run", "--set", "train.beta=0.2")
+        run = RunRecord.start(toy.settings(), Selection(), toy.root / "other").id
+        line, summary = dpo("gc", "--keep-runs", "1", "--delete")[1].splitlines()
+        assert line.startswith(f"run {run} is under way (process {os.getpid()} on ")
+        assert line.endswith("until it is over, no artifact and no scores go")
+        assert summary == "nothing is there that nothing needs"
+        code, out, err = dpo("gc", "--keep-runs", "1", "--delete", "--json")
+        assert (code, json.loads(out), err) == (0, [], f"{line}\n")
+
+    def test_takes_no_line_of_a_status_for_more_than_one(self, dpo):
+        dpo("run")
+        (Path(dpo("path", "train")[1].strip()) / "manifest.json").write_text("{")
+        changed = dpo("status", "--set", 'tokenize.template="a\\nb"')[1]
+        assert [len(out.splitlines()) for out in (dpo("status")[1], changed)] == [5, 5]
+        assert "plain → a ⏎ b" in changed
+
+    def test_says_what_it_had_to_leave_and_exits_with_1(self, dpo, toy, monkeypatch):
+        dpo("run")
+        dpo("run", "--set", "train.beta=0.2")
+        monkeypatch.setattr("flows._upkeep.remove", lambda waste, data, artifacts: "in use by process 7")
+        code, out, _ = dpo("gc", "--keep-runs", "1", "--delete")
+        assert code == 1
+        assert out.count("left: in use by process 7") == 2
+        told = json.loads(dpo("gc", "--keep-runs", "1", "--delete", "--json")[1])
+        assert {(each["removed"], each["left"]) for each in told} == {(False, "in use by process 7")}
+
+    @pytest.mark.parametrize("words", [["--older-than", "-1"], ["--keep-runs", "x"], ["--older-than", "1e9"]])
+    def test_a_count_that_makes_no_sense_is_wrong_usage(self, words, capsys):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["gc", *words])
+        assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (2.5e9, "2.5 GB"), (1e16, "10000.0 TB")]
+)
+def test_sizes_are_for_people(count, shown):
+    assert size(count) == shown
 
 
 class TestConfig:
