@@ -11,7 +11,6 @@ from prefect import Task, get_client, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.exceptions import MissingContextError
 from prefect.runtime import flow_run
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
@@ -20,53 +19,26 @@ from engine.config import Settings
 from engine.errors import PipelineError, TransientError
 from engine.pipeline import Pipeline, Selection
 from engine.reports import stage_report
-from engine.reports.markdown import code, duration, escape, number, table
+from engine.reports.markdown import code, duration, escape, number, plain, table
 from engine.reports.run import run_report
 from engine.runs import REPORT, RunRecord
+from engine.secrets import outgoing
 from engine.stage import Decision, Listener, Stage
 from engine.store import Artifact
+from flows._line import Line, ServerGoneError
+from flows._logs import forwarded_logs, in_words
 
 PROGRESS_SECONDS = 2.0  # the least time between two updates of one progress artifact
-SILENCE_SECONDS = 60.0  # after a failed update: a lost server must not slow a training down
 MARKDOWN_BYTES = 90_000  # the list call of the UI returns every artifact's whole text
 _KEYS = {"beta": "train.beta", "seed": "train.seed", "pairs": "subsample.pairs"}
 _log = logging.getLogger("dpo")
 
 
-class PlainErrors(logging.Filter):
-    """Lets an error that was written for people stand in a run's log once, and without its traceback."""
-
-    _last: PipelineError | None = None
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, PipelineError):
-            return True
-        record.msg, record.args, record.exc_info = f"{type(error).__name__}: {error}", (), None
-        known, self._last = error is self._last, error
-        return not known
-
-
-class RunLogs(logging.Handler):
-    """Passes what the stages log on to the run that is under way: the task's log, or the flow's between tasks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._flow_log = get_run_logger()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            log = get_run_logger()
-        except MissingContextError:  # a thread that a stage started
-            log = self._flow_log
-        log.log(record.levelno, record.getMessage(), exc_info=record.exc_info)
-
-
 class Board(Listener):
     """Shows a run in Prefect's UI and keeps its record. What cannot be shown is logged and fails no stage."""
 
-    def __init__(self, record: RunRecord) -> None:
-        self._record = record
+    def __init__(self, record: RunRecord, line: Line) -> None:
+        self._record, self._line = record, line
         self._shown: dict[str, UUID] = {}
         self._began: dict[str, tuple[float, int]] = {}
         self._next = 0.0
@@ -83,10 +55,10 @@ class Board(Listener):
             return
         began, first = self._began[stage]
         left = (now - began) / (done - first) * (total - done) if done > first else None
-        shown = self._show(stage, 100.0 * done / total, progress_text(done, total, numbers, left))
-        self._next = now + (PROGRESS_SECONDS if shown else SILENCE_SECONDS)
+        self._show(stage, 100.0 * done / total, progress_text(done, total, numbers, left))
+        self._next = now + PROGRESS_SECONDS
 
-    def _show(self, stage: str, percent: float, text: str) -> bool:
+    def _show(self, stage: str, percent: float, text: str) -> None:
         def show() -> None:
             if stage in self._shown:
                 update_progress_artifact(self._shown[stage], progress=percent, description=text)
@@ -94,11 +66,12 @@ class Board(Listener):
                 key = f"dpo-{stage}-progress"
                 self._shown[stage] = create_progress_artifact(percent, key=key, description=text)  # type: ignore[assignment]
 
-        return _guarded(f"the progress of {stage}", show)
+        self._line.tell(f"the progress of {stage}", show, during=stage)
 
     def finished(self, decision: Decision, artifact: Artifact | None) -> None:
         self._record.add(decision, artifact)
-        publish(f"dpo-{decision.stage}", lambda: stage_report(artifact, decision))
+        key = f"dpo-{decision.stage}"
+        publish(self._line, key, lambda: stage_report(artifact, decision), during=decision.stage)
 
 
 class Run:
@@ -106,13 +79,28 @@ class Run:
 
     def __init__(self, pipeline: Pipeline, record: RunRecord) -> None:
         self._pipeline, self._record = pipeline, record
+        self._failure: Exception | None = None
 
     def make(self, name: str) -> State[Decision]:
         """Makes, reuses or skips one stage and says which as a state, with the decision as its result."""
-        decision = self._pipeline.run(self._pipeline.stages[name])
+        try:
+            with in_words(name):
+                decision = self._pipeline.run(self._pipeline.stages[name])
+        except PipelineError as error:
+            self._failure = error
+            raise
         label = {"reuse": "Reused", "skip": "Skipped"}.get(decision.action)
         message = str(decision.path.resolve()) if decision.path else decision.why
-        return Completed(name=label, message=message, data=decision)
+        return Completed(name=label, message=outgoing(message), data=decision)
+
+    def failed_by(self, error: Exception) -> bool:
+        """Whether it is a stage's own error, and not one of Prefect's around it."""
+        return error is self._failure
+
+    def finish(self) -> None:
+        """Makes what is left of the stages, without Prefect."""
+        for name in [name for name in self._pipeline.stages if name not in self._pipeline.decisions]:
+            self.make(name)
 
     def completed(self) -> State[None]:
         """The flow's last state; its message is the path of the report."""
@@ -148,33 +136,64 @@ def is_transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> 
 
 @contextmanager
 def started(stages: Sequence[Stage[Any]], settings: Settings, selection: Selection) -> Iterator[Run]:
-    """A run whose stages log into the flow run, whose record says how it ended, and which publishes its report."""
-    record = RunRecord.start(settings, selection, settings.runtime.artifacts)
-    with forwarded_logs():
-        _guarded("the run's tags", lambda: _tag(settings))
-        try:
-            yield Run(Pipeline(stages, settings, selection, Board(record)), record)
-        except PipelineError as error:
-            record.finish("failed", str(error))
+    """A run whose stages log into the flow run, whose record says how it ended, and which publishes its report.
+
+    Raises:
+        ServerGoneError: at the end, when every stage is over and the server does not answer.
+        PipelineError: every other error too, in words that Prefect may keep.
+    """
+    with forwarded_logs(), in_words("the run"):
+        record, line = RunRecord.start(settings, selection, settings.runtime.artifacts), Line()
+        with _recorded(record, line):
+            line.tell("the run's tags", lambda: _tag(settings))
+            run = Run(Pipeline(stages, settings, selection, Board(record, line)), record)
+            with _outlasting(run, line):
+                yield run
+
+
+@contextmanager
+def _outlasting(run: Run, line: Line) -> Iterator[None]:
+    """Brings the stages to their end where only Prefect fails, because its server is gone."""
+    try:
+        yield
+    except Exception as error:
+        if run.failed_by(error) or line.answers():
             raise
-        except Exception as error:
-            record.finish("failed", f"{type(error).__name__}: {error}")
-            raise
-        except BaseException:  # Prefect's TerminationSignal: the run is cancelled, or its worker is going down
-            record.finish("cancelled")
-            raise
-        else:
-            record.finish("completed")
-        finally:
-            publish("dpo-run", lambda: run_report(record))
+        run.finish()
+    if not line.answers_at_last():
+        raise line.gone()
+
+
+@contextmanager
+def _recorded(record: RunRecord, line: Line) -> Iterator[None]:
+    """Writes down and publishes how the run ended, however it ends."""
+    try:
+        yield
+    except ServerGoneError as error:
+        record.finish("completed", str(error))
+        raise
+    except PipelineError as error:
+        record.finish("failed", str(error))
+        raise
+    except Exception as error:
+        record.finish("failed", f"{type(error).__name__}: {error}")
+        raise
+    except BaseException:  # Prefect's TerminationSignal: the run is cancelled, or its worker is going down
+        record.finish("cancelled")
+        raise
+    else:
+        record.finish("completed")
+    finally:
+        publish(line, "dpo-run", lambda: run_report(record))
 
 
 def show_plan(stages: Sequence[Stage[Any]], settings: Settings, selection: Selection) -> State[None]:
     """Logs and publishes what every stage would do, and why; runs nothing and uses no network."""
-    decisions = Pipeline(stages, settings, selection, network=False).plan()
+    with forwarded_logs(), in_words("the plan"):
+        decisions = Pipeline(stages, settings, selection, network=False).plan()
     for decision in decisions:
         get_run_logger().info("%s: %s (%s)", decision.stage, decision.action, decision.why)
-    publish("dpo-plan", lambda: plan_table(decisions))
+    publish(Line(), "dpo-plan", lambda: plan_table(decisions))
     return Completed(name="Planned", message=", ".join(f"{d.stage}: {d.action}" for d in decisions))
 
 
@@ -205,52 +224,23 @@ def run_name() -> str:
     words = [profile, *(f"{name} {given[name]}" for name in _KEYS if given.get(name) is not None)]
     words += [f"{word} {given[name]}" for name, word in _SELECTORS.items() if given.get(name)]
     words += [word for name, word in (("force", "forced"), ("plan_only", "plan")) if given.get(name)]
-    return ", ".join(words)
+    return plain(", ".join(words))
 
 
 _SELECTORS = {"only": "only", "from_stage": "from", "until": "until"}
 
 
-@contextmanager
-def forwarded_logs() -> Iterator[None]:
-    """While it lasts, what is logged under `dpo` from INFO up appears in the run's logs."""
-    handler, level, propagate = RunLogs(), _log.level, _log.propagate
-    _log.addHandler(handler)
-    _log.setLevel(min(level or logging.INFO, logging.INFO))
-    _log.propagate = False  # Prefect's root handler would print warnings a second time
-    try:
-        yield
-    finally:
-        _log.removeHandler(handler)
-        _log.setLevel(level)
-        _log.propagate = propagate
-
-
-def publish(key: str, write: Callable[[], str]) -> None:
+def publish(line: Line, key: str, write: Callable[[], str], *, during: str = "") -> None:
     """Publishes markdown under a stable key, so that the UI shows its history from run to run."""
 
     def create() -> None:
         markdown = write().encode()[:MARKDOWN_BYTES].decode(errors="ignore")
         create_markdown_artifact(markdown, key=key)
 
-    _guarded(f"the report {key}", create)
-
-
-def _guarded(what: str, action: Callable[[], None]) -> bool:
-    try:
-        action()
-    except Exception as error:
-        _log.warning("could not publish %s: %s: %s", what, type(error).__name__, error)
-        return False
-    return True
+    line.tell(f"the report {key}", create, during=during)
 
 
 def _tag(settings: Settings) -> None:
     with get_client(sync_client=True) as client:
         tags = [*flow_run.tags, f"profile:{settings.profile}", f"beta:{getattr(settings.stages['train'], 'beta', '')}"]
-        client.update_flow_run(UUID(flow_run.id), tags=sorted(set(tags)))
-
-
-# Prefect logs a failed run after the flow's body is over, so the filter has to outlive it.
-logging.getLogger("prefect.flow_runs").addFilter(PlainErrors())
-logging.getLogger("prefect.task_runs").addFilter(PlainErrors())
+        client.update_flow_run(UUID(flow_run.id), tags=sorted(set(map(plain, tags))))

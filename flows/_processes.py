@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psutil
 
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / ".prefect"
 STOP_SECONDS = 15.0
+_RUN = "PREFECT__FLOW_RUN_ID"  # in the environment of the process that a worker starts for a run
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,15 @@ class Service:
             _end(psutil.Process(state["pid"]))
         self._file.unlink(missing_ok=True)
         return bool(state)
+
+    def runs(self) -> set[UUID]:
+        """The Prefect runs whose processes it started and that are alive; none when it is not running."""
+        found = set()
+        with contextlib.suppress(psutil.NoSuchProcess, KeyError):
+            for child in psutil.Process(self.state()["pid"]).children(recursive=True):
+                with contextlib.suppress(psutil.Error, ValueError, KeyError):
+                    found.add(UUID(child.environ()[_RUN]))
+        return found
 
     def last_words(self) -> str:
         """The end of its log."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,8 +18,10 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
+from uuid import UUID
 
 from engine.errors import PipelineError
+from engine.secrets import outgoing
 from flows._processes import HOME, ROOT, Service
 
 POOL = "dpo"
@@ -55,7 +58,6 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nstopped watching; the server and its run go on (`make stop` ends them)", file=sys.stderr)
         return 130
 
 
@@ -69,6 +71,7 @@ def up(port: int = 0) -> None:
     with _alone():
         if isinstance(server, int):
             _start_server(server)
+            _close_unheard_runs()
         elif not _answers():
             raise ServerError(f"no Prefect server answers at {server}", fix="unset PREFECT_API_URL to have one started")
         if not WORKER.state():
@@ -77,8 +80,18 @@ def up(port: int = 0) -> None:
 
 
 def deploy(port: int = 0) -> None:
-    """Starts what is needed and puts the deployments of prefect.yaml on the server; schedules stay as they are."""
+    """Starts what is needed and puts the deployments of prefect.yaml on the server; schedules stay as they are.
+
+    Runs of the flow that are killed are marked as Crashed from then on: see `flows._automation`.
+
+    Raises:
+        ServerError: as `up`; or the deployments are refused.
+        ConfigError: DPO_CRASHED_AFTER is not what it may be; nothing is deployed then.
+    """
     up(port)
+    from flows._automation import set_up, silence_seconds
+
+    silence_seconds()  # what is wrong with it is said before anything is deployed
     _say("deploying")
     with _alone():
         asyncio.run(_make_pool())
@@ -86,13 +99,19 @@ def deploy(port: int = 0) -> None:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise ServerError("`prefect deploy --all` failed", found=(done.stdout + done.stderr).strip()[-2000:])
+    with _alone():
+        asyncio.run(set_up(FLOW))
 
 
 def demo(port: int = 0) -> int:
-    """Runs dpo-pipeline/default to its end, showing how far it is. Returns 1 when the run did not complete."""
-    deploy(port)
-    from flows._watch import run_deployment  # imports Prefect, which reads the server's address when it is imported
+    """Runs dpo-pipeline/default to its end, showing how far it is. Returns 1 when the run did not complete.
 
+    Ctrl-C and SIGTERM cancel the run, which leaves a checkpoint; the server and the worker stay.
+    """
+    deploy(port)
+    from flows._watch import run_deployment
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     failed = run_deployment(f"{FLOW}/default")
     if os.environ["PREFECT_API_URL"] != f"http://127.0.0.1:{PORT}/api":  # the one that prefect.toml names
         _say(f"by hand PREFECT_API_URL={os.environ['PREFECT_API_URL']} prefect deployment run {FLOW}/default --watch")
@@ -100,15 +119,22 @@ def demo(port: int = 0) -> int:
 
 
 def stop(port: int = 0) -> None:
-    """Cancels the runs under way and ends what was started here, and only that."""
+    """Cancels the runs of this clone's worker and ends what was started here, and only that."""
     _choose_server(0)
-    if WORKER.state() and _answers():
-        from flows._watch import cancel_runs
-
-        with contextlib.suppress(OSError):
-            asyncio.run(cancel_runs(POOL))
+    if (runs := WORKER.runs()) and _answers():
+        _cancel(runs)
     for service in (WORKER, SERVER):
         _say(f"{service.name}: {'stopped' if service.stop() else 'was not running'}")
+
+
+def _cancel(runs: set[UUID]) -> None:
+    """Has the runs write their checkpoints. A server that fails at it keeps nothing from being ended."""
+    from flows._watch import UNANSWERED, cancel_runs  # imports Prefect, which reads the address when it is imported
+
+    try:
+        asyncio.run(cancel_runs(runs))
+    except (*UNANSWERED, OSError) as error:
+        _say(outgoing(f"the runs under way could not be cancelled: {type(error).__name__}: {error}"))
 
 
 def switch_nightly(active: bool, port: int = 0) -> None:
@@ -165,6 +191,13 @@ def _start_server(port: int) -> None:
         if not SERVER.state() or time.monotonic() - began > START_SECONDS:
             raise ServerError("the Prefect server did not come up", found=SERVER.last_words(), where=str(SERVER.log))
         time.sleep(0.3)
+
+
+def _close_unheard_runs() -> None:
+    from flows._automation import close_unheard_runs  # imports Prefect, which reads the address when it is imported
+
+    if closed := asyncio.run(close_unheard_runs(FLOW)):
+        _say(f"{closed} {'run' if closed == 1 else 'runs'} that ended unheard, marked as crashed")
 
 
 def _answers() -> bool:

@@ -23,6 +23,7 @@ from rich.text import Text
 from engine.reports import headline
 from engine.reports.markdown import duration, number, plain
 from engine.runs import RunRecord
+from engine.secrets import Redacting
 from engine.stage import Decision, Listener
 from engine.store import Artifact
 
@@ -94,6 +95,7 @@ class _Logs(logging.Handler):
 
     def __init__(self, console: Console) -> None:
         super().__init__(logging.INFO)
+        self.addFilter(Redacting())
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -109,7 +111,8 @@ def show_results(record: RunRecord, decisions: Sequence[Decision]) -> None:
     grid = Table("stage", "outcome", "took", "", "number", title=f"run {record.id}", title_justify="left")
     for decision in decisions:
         artifact = record.artifact(decision.stage)
-        lines = (headline(artifact) if artifact else []) or [("", "")]
+        reused = decision.action == "reuse"
+        lines = (headline(artifact, reused=reused) if artifact else []) or [("", "")]
         own = (decision.stage, _OUTCOMES[decision.action], duration(decision.seconds))
         for label, shown in lines:
             grid.add_row(*(Text(plain(cell)) for cell in (*own, label, shown)))

@@ -2,10 +2,12 @@
 
 import math
 import time
+from collections.abc import Collection
 from pathlib import Path
 from uuid import UUID
 
 import anyio
+import httpx
 from prefect import get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
@@ -18,47 +20,113 @@ from prefect.client.schemas.filters import (
     LogFilter,
     LogFilterFlowRunId,
     LogFilterLevel,
-    WorkPoolFilter,
-    WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import Artifact, FlowRun, StateType, TaskRun
 from prefect.client.schemas.sorting import LogSort
-from prefect.settings import PREFECT_UI_URL
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
 from prefect.states import Cancelling
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from engine.reports.markdown import plain
 from engine.runs import RunRecord
+from engine.secrets import outgoing
 from flows._terminal import show_results
 
 POLL_SECONDS = 0.7
 CANCEL_SECONDS = 40.0  # a cancelled run has 30 s to write a checkpoint before it is killed
 _WARNING = 30
+UNANSWERED = (httpx.HTTPError, ObjectNotFound)  # what a server that is gone, in trouble or new makes of a question
+_GONE = (
+    "The Prefect server no longer answers for this run. The run goes on without it and seals its stages as they "
+    "finish; how it ends is told in artifacts/runs/. Run the same command again: what is finished is reused."
+)
+_UNSTARTED = "The Prefect server does not answer, and no run is known to have started; `make stop`, then try again."
+_UNTOLD = (
+    "The Prefect server does not answer, so the run may go on; `make stop` ends it. What is sealed is kept, and what "
+    "was trained up to the last checkpoint."
+)
+_STOPPED = "Stopped. What is sealed and what was trained so far is kept; the same command goes on from there."
+_STOPPING = (
+    "The run is still stopping: it writes what was trained so far, and is killed where that takes too long. The same "
+    "command goes on from there once it is over."
+)
 _UNDER_WAY = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 
 
 def run_deployment(name: str) -> int:
     """Starts a run of a deployment and follows it to its end. Returns 0 when it completed, 1 when not."""
-    console = Console(highlight=False)
-    with get_client(sync_client=True) as client:
-        deployment = client.read_deployment_by_name(name)
-        run = client.create_flow_run_from_deployment(deployment.id)
-        address = f"{PREFECT_UI_URL.value()}/runs/flow-run/{run.id}"
-        console.print(f"running {name}: {address}", soft_wrap=True)
+    console, trouble = Console(highlight=False), _UNSTARTED
+    try:
+        with get_client(sync_client=True) as client:
+            run = client.create_flow_run_from_deployment(client.read_deployment_by_name(name).id)
+            address, trouble = f"{PREFECT_UI_URL.value()}/runs/flow-run/{run.id}", _GONE
+            _say(console, f"running {name}: {address}")
+            run = _followed(client, run.id, console)
+    except UNANSWERED as error:
+        _say(console, f"{trouble} ({type(error).__name__}: {error})")
+        return 1
+    completed = _show_end(run, console)
+    _say(console, f"browse  {address}")
+    return 0 if completed else 1
+
+
+def _followed(client: SyncPrefectClient, run_id: UUID, console: Console) -> FlowRun:
+    """Shows a run until it is over and returns it; Ctrl-C cancels it."""
+    try:
         with _bars(console) as bars:
-            run = Watch(client, run.id, bars).follow()
+            return Watch(client, run_id, bars).follow()
+    except KeyboardInterrupt:
+        cancel(client, run_id, console)
+        raise
+
+
+def _show_end(run: FlowRun, console: Console) -> bool:
+    """Says how a run ended, with its numbers if it did well; whether it did."""
     state = run.state
     if state is None or not state.is_completed():
-        console.print(f"{state.name}: {state.message}" if state else "the run is lost", markup=False, soft_wrap=True)
-        console.print(f"browse  {address}", soft_wrap=True)
-        return 1
+        _say(console, f"{state.name}: {state.message}" if state else "the run is lost")
+        return False
     report = Path(state.message or "")
     if report.is_file():  # not so where the worker is on another machine
         record = RunRecord.load(report.parent)
         show_results(record, record.decisions)
-        console.print(f"report  {_short(str(report))}", soft_wrap=True)
-    console.print(f"browse  {address}", soft_wrap=True)
-    return 0
+        _say(console, f"report  {_short(str(report))}")
+    return True
+
+
+def cancel(client: SyncPrefectClient, run_id: UUID, console: Console) -> None:
+    """Cancels a run, waits until it has written what it has, and says what became of it. A second Ctrl-C does not wait.
+
+    A server that does not answer is said and is no error.
+    """
+    _say(console, "cancelling the run; Ctrl-C again does not wait for its checkpoint")
+    try:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1}):  # Prefect's own number takes a minute
+            client.set_flow_run_state(run_id, Cancelling())
+            over = _over_in_time(client, run_id)
+    except UNANSWERED as error:
+        _say(console, f"{_UNTOLD} ({type(error).__name__}: {error})")
+        return
+    _say(console, _STOPPED if over else _STOPPING)
+    _say(console, "The server and the worker go on; `make stop` ends them.")
+
+
+def _over_in_time(client: SyncPrefectClient, run_id: UUID) -> bool:
+    deadline = time.monotonic() + CANCEL_SECONDS
+    while True:
+        state = client.read_flow_run(run_id).state
+        if state is not None and state.is_final():
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+
+
+def _say(console: Console, text: str) -> None:
+    """Prints text that others may have written: without secrets, and so that nothing in it acts on the terminal."""
+    console.print(outgoing(text), markup=False, soft_wrap=True)
 
 
 class Watch:
@@ -91,7 +159,7 @@ class Watch:
             if stage.state.is_final():
                 self._over.add(stage.id)
                 self._remove_bar(stage.name)
-                self._bars.console.print(_ending(stage), markup=False, soft_wrap=True)
+                _say(self._bars.console, plain(_ending(stage)))
             elif stage.state.is_running():
                 artifact = texts.get(stage.id)
                 percent = float(str(artifact.data)) if artifact else None
@@ -103,9 +171,9 @@ class Watch:
 
     def _show_bar(self, name: str, percent: float | None, text: str) -> None:
         if name not in self._bar_of:
-            self._bar_of[name] = self._bars.add_task(name, total=None, text="")
+            self._bar_of[name] = self._bars.add_task(plain(name), total=None, text="")
         bar = self._bar_of[name]
-        self._bars.update(bar, total=None if percent is None else 100.0, completed=percent or 0.0, text=text)
+        self._bars.update(bar, total=None if percent is None else 100.0, completed=percent or 0.0, text=plain(text))
 
     def _remove_bar(self, name: str) -> None:
         if name in self._bar_of:
@@ -116,7 +184,7 @@ class Watch:
         logs = self._client.read_logs(wanted, offset=self._logs, sort=LogSort.TIMESTAMP_ASC)
         self._logs += len(logs)
         for log in logs:
-            self._bars.console.print(log.message, markup=False, soft_wrap=True)
+            _say(self._bars.console, log.message)
 
 
 def _begin(stage: TaskRun) -> float:
@@ -138,7 +206,7 @@ def _short(text: str) -> str:
 
 def _bars(console: Console) -> Progress:
     columns = (
-        TextColumn("  {task.description:<10}"),
+        TextColumn("  {task.description:<10}", markup=False),
         BarColumn(bar_width=24),
         TimeElapsedColumn(),
         TextColumn("{task.fields[text]}", markup=False),
@@ -146,13 +214,21 @@ def _bars(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=True)
 
 
-async def cancel_runs(pool: str) -> None:
-    """Cancels the runs of a work pool that are under way, and waits until they are over."""
-    under_way = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNDER_WAY)))
-    in_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
+async def cancel_runs(ids: Collection[UUID]) -> None:
+    """Cancels those of the runs that are under way, and waits until they are over.
+
+    Raises:
+        UNANSWERED: the server does not do what it is asked.
+    """
+    if not ids:
+        return
+    under_way = FlowRunFilter(
+        id=FlowRunFilterId(any_=list(ids)),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNDER_WAY)),
+    )
     async with get_client() as client:
-        for run in await client.read_flow_runs(flow_run_filter=under_way, work_pool_filter=in_pool):
+        for run in await client.read_flow_runs(flow_run_filter=under_way):
             await client.set_flow_run_state(run.id, Cancelling())
         with anyio.move_on_after(CANCEL_SECONDS):
-            while await client.read_flow_runs(flow_run_filter=under_way, work_pool_filter=in_pool):
+            while await client.read_flow_runs(flow_run_filter=under_way):
                 await anyio.sleep(POLL_SECONDS)

@@ -190,6 +190,23 @@ def test_a_failed_proof_is_not_tried_again_and_is_told_without_a_traceback(serve
 
 
 @pytest.mark.slow
+def test_nothing_that_the_server_keeps_of_an_unforeseen_error_tells_a_secret(
+    server: None, story: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(ctx: Context[Any]) -> None:
+        raise ValueError("401 for s3cr3t-value-of-mine \x1b]0;owned\x07")
+
+    monkeypatch.setenv("HF_TOKEN", "s3cr3t-value-of-mine")
+    story.hooks["tokenize"] = fail
+    state = story.run()
+    stage = stages_of(state)["tokenize"]
+    kept = [state.message, stage.state.message, *logs_of(state), *map(str, shown_of(state).values())]
+    assert "ValueError: 401 for ***" in (stage.state.message or "") and "401 for ***" in (state.message or "")
+    assert sum("Traceback" in text for text in kept) == 1
+    assert not any("s3cr3t" in text or "\x1b" in text for text in kept)
+
+
+@pytest.mark.slow
 def test_a_wrong_override_fails_before_any_stage_and_names_the_right_key(server: None, story: Any) -> None:
     state = story.run(overrides=["train.betta=0.2"])
     assert state.is_failed()
@@ -207,7 +224,7 @@ def test_a_failure_to_publish_fails_no_stage(server: None, story: Any, monkeypat
     monkeypatch.setattr(_prefect, "create_progress_artifact", refuse)
     state = story.run()
     assert state.is_completed()
-    assert any("could not publish the report dpo-train" in message for message in logs_of(state))
+    assert any("could not publish the report dpo-download" in message for message in logs_of(state))
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from prefect.exceptions import TerminationSignal
 from prefect.states import Failed
@@ -17,10 +18,11 @@ from engine.errors import DataError, NumericsError, PipelineError, TransientErro
 from engine.pipeline import Selection
 from engine.runs import latest
 from engine.stage import Decision
-from flows import _prefect
+from flows import _line, _logs, _prefect
+from flows._line import Line, ServerGoneError
+from flows._logs import PlainErrors, UnforeseenError, in_words
 from flows._prefect import (
     Board,
-    PlainErrors,
     changes,
     is_transient,
     plan_table,
@@ -58,7 +60,7 @@ class Shown:
     def _note(self, what: str, progress: float, description: str) -> None:
         self.calls.append((what, progress, description))
         if self.down:
-            raise ConnectionError("no server")
+            raise httpx.ConnectError("no server")
 
 
 @pytest.fixture
@@ -72,8 +74,16 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(_prefect, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    for module in (_prefect, _line):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now, sleep=lambda seconds: None))
     return clock
+
+
+@pytest.fixture
+def line(monkeypatch: pytest.MonkeyPatch) -> Line:
+    """A line to a server that answers."""
+    monkeypatch.setattr(Line, "_client", SimpleNamespace(api_healthcheck=lambda: None))
+    return Line()
 
 
 @pytest.mark.parametrize(
@@ -113,8 +123,8 @@ def test_progress_says_where_it_is_the_numbers_and_the_time_left() -> None:
     assert progress_text(1, 3, {}, None) == "1 of 3"
 
 
-def test_progress_is_shown_every_two_seconds_and_at_the_end(shown: Shown, clock: SimpleNamespace) -> None:
-    board = Board(Record())  # type: ignore[arg-type]
+def test_progress_is_shown_every_two_seconds_and_at_the_end(shown: Shown, clock: SimpleNamespace, line: Line) -> None:
+    board = Board(Record(), line)  # type: ignore[arg-type]
     for done in range(1, 8):
         board.progressed("train", done, 8, {})
         clock.now += 0.9
@@ -127,8 +137,8 @@ def test_progress_is_shown_every_two_seconds_and_at_the_end(shown: Shown, clock:
     assert shown.calls[1][2] == "7 of 8 · 0.9 s left"
 
 
-def test_a_stage_that_is_over_at_once_shows_no_progress(shown: Shown, clock: SimpleNamespace) -> None:
-    board = Board(Record())  # type: ignore[arg-type]
+def test_a_stage_that_is_over_at_once_shows_no_progress(shown: Shown, clock: SimpleNamespace, line: Line) -> None:
+    board = Board(Record(), line)  # type: ignore[arg-type]
     for stage in ("tokenize", "subsample"):
         board.progressed(stage, 1, 2, {})
         clock.now += 1.5
@@ -136,8 +146,8 @@ def test_a_stage_that_is_over_at_once_shows_no_progress(shown: Shown, clock: Sim
     assert shown.calls == []
 
 
-def test_work_of_unknown_length_shows_no_percentage(shown: Shown, clock: SimpleNamespace) -> None:
-    board = Board(Record())  # type: ignore[arg-type]
+def test_work_of_unknown_length_shows_no_percentage(shown: Shown, clock: SimpleNamespace, line: Line) -> None:
+    board = Board(Record(), line)  # type: ignore[arg-type]
     for done in (500, 1000):
         board.progressed("download", done, 0, {})
         clock.now += 10
@@ -145,40 +155,43 @@ def test_work_of_unknown_length_shows_no_percentage(shown: Shown, clock: SimpleN
 
 
 def test_a_lost_server_slows_no_stage_down(
-    shown: Shown, clock: SimpleNamespace, caplog: pytest.LogCaptureFixture
+    shown: Shown, clock: SimpleNamespace, line: Line, caplog: pytest.LogCaptureFixture
 ) -> None:
-    board = Board(Record())  # type: ignore[arg-type]
+    board = Board(Record(), line)  # type: ignore[arg-type]
     shown.down = True
-    for seconds in (0, 3, 30):
+    for seconds in (0, 3, 20):
         clock.now += seconds
         board.progressed("train", 1 + seconds, 100, {})
     assert len(shown.calls) == 1, "it was tried again too soon"
     shown.down = False
-    clock.now += 31
+    clock.now += 11
     board.progressed("train", 50, 100, {})
     assert [what for what, *_ in shown.calls] == ["dpo-train-progress"] * 2
-    assert "could not publish the progress of train: ConnectionError: no server" in caplog.text
+    assert "the Prefect server does not answer (no server)" in caplog.text
+    assert line.lost_during == "train"
 
 
-def test_a_finished_stage_is_recorded_before_it_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_stage_is_recorded_before_it_is_published(monkeypatch: pytest.MonkeyPatch, line: Line) -> None:
     record, order = Record(), []
-    monkeypatch.setattr(_prefect, "publish", lambda key, write: order.append((key, len(record.added))))
-    Board(record).finished(Decision("sft", "skip", "a policy is given"), None)  # type: ignore[arg-type]
+    monkeypatch.setattr(_prefect, "publish", lambda line, key, write, during: order.append((key, len(record.added))))
+    Board(record, line).finished(Decision("sft", "skip", "a policy is given"), None)  # type: ignore[arg-type]
     assert order == [("dpo-sft", 1)]
 
 
-def test_a_report_that_cannot_be_written_or_published_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_report_that_cannot_be_written_or_published_is_a_warning(
+    line: Line, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken() -> str:
         raise KeyError("a number that the stage did not record")
 
-    publish("dpo-train", broken)
+    publish(line, "dpo-train", broken)
     assert "could not publish the report dpo-train: KeyError" in caplog.text
 
 
-def test_a_long_report_is_cut_below_what_the_ui_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_report_is_cut_below_what_the_ui_lists(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     published: list[str] = []
     monkeypatch.setattr(_prefect, "create_markdown_artifact", lambda markdown, key: published.append(markdown))
-    publish("dpo-run", lambda: "拒" * 50_000)
+    publish(line, "dpo-run", lambda: "拒" * 50_000)
     assert 80_000 < len(published[0].encode()) < 100_000
     assert set(published[0]) == {"拒"}
 
@@ -206,14 +219,15 @@ def test_our_errors_are_logged_once_and_without_a_traceback() -> None:
     ],
 )
 def test_a_run_is_recorded_as_it_ended_and_its_report_published(
-    error: BaseException | None, state: str, story: Any, monkeypatch: pytest.MonkeyPatch
+    error: BaseException | None, state: str, story: Any, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published: list[str] = []
-    monkeypatch.setattr(_prefect, "get_run_logger", lambda: logging.getLogger("elsewhere"))
+    monkeypatch.setattr(_logs, "get_run_logger", lambda: logging.getLogger("elsewhere"))
     monkeypatch.setattr(_prefect, "_tag", lambda settings: None)
-    monkeypatch.setattr(_prefect, "publish", lambda key, write: published.append(key))
+    monkeypatch.setattr(_prefect, "publish", lambda line, key, write: published.append(key))
     settings = load(story.profile, [], story.stages(), {})
-    with pytest.raises(type(error)) if error else nullcontext(), started(story.stages(), settings, Selection()):
+    told = UnforeseenError if isinstance(error, ValueError) else type(error)
+    with pytest.raises(told) if error else nullcontext(), started(story.stages(), settings, Selection()):
         if error:
             raise error
     record = latest(settings.runtime.artifacts)
@@ -223,8 +237,112 @@ def test_a_run_is_recorded_as_it_ended_and_its_report_published(
     assert logging.getLogger("dpo").propagate
 
 
-def test_both_loggers_of_prefect_have_the_filter() -> None:
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
+SECRET = "s3cr3t-value-of-mine"
+ACTING = f"401 for {SECRET} \x1b]0;owned\x07"
+
+
+def test_an_error_that_nobody_foresaw_is_told_without_secrets_and_its_traceback_is_in_the_log(
+    bare: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(ctx: Any) -> None:
+        raise ValueError(ACTING)
+
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    monkeypatch.setattr(Line, "_client", SimpleNamespace(api_healthcheck=lambda: None))
+    monkeypatch.setattr(_prefect, "_tag", lambda settings: None)
+    monkeypatch.setattr(_prefect, "publish", lambda line, key, write, **_: None)
+    bare.hooks["tokenize"] = fail
+    settings = load(bare.profile, [], bare.stages(), {})
+    with pytest.raises(UnforeseenError) as caught, started(bare.stages(), settings, Selection()) as run:
+        run.make("download")
+        run.make("tokenize")
+    assert "ValueError: 401 for ***" in str(caught.value)
+    assert caught.value.__suppress_context__
+    record = latest(settings.runtime.artifacts)
+    assert record is not None
+    assert record.state == "failed" and "tokenize ended by an error that was not foreseen" in record.error
+    assert "Traceback" in caplog.text and "in fail" in caplog.text and "401 for ***" in caplog.text
+    for text in (str(caught.value), record.error, caplog.text):
+        assert SECRET not in text and "\x1b" not in text
+
+
+def test_an_error_in_words_is_passed_on_and_found_where_prefect_failed_to_tell_it() -> None:
+    told = DataError("the file is empty")
+    lost = httpx.ConnectError("refused")
+    lost.__context__ = told
+    for error in (told, lost):
+        with pytest.raises(DataError) as caught, in_words("train"):
+            raise error
+        assert caught.value is told
+
+
+def test_the_name_and_the_tags_of_a_run_hold_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[list[str]] = []
+    client = SimpleNamespace(update_flow_run=lambda id, tags: sent.append(tags))
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    monkeypatch.setattr(_prefect, "get_client", lambda sync_client: nullcontext(client))
+    given = SimpleNamespace(id=str(uuid4()), tags=[ACTING], parameters={"profile": f"configs/{ACTING}.toml"})
+    monkeypatch.setattr(_prefect, "flow_run", given)
+    _prefect._tag(SimpleNamespace(profile=ACTING, stages={"train": SimpleNamespace(beta=0.1)}))  # type: ignore[arg-type]
+    for text in (run_name(), *sent[0]):
+        assert SECRET not in text and "\x1b" not in text
+    assert any(tag.startswith("profile:401 for ***") for tag in sent[0])
+
+
+class Lost:
+    """Stands in for a client of a server that is gone."""
+
+    def api_healthcheck(self) -> Exception:
+        return httpx.ConnectError("refused")
+
+
+@pytest.fixture
+def bare(story: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The toy story outside a flow run, whose server is gone."""
+    monkeypatch.setattr(_logs, "get_run_logger", lambda: logging.getLogger("elsewhere"))
+    monkeypatch.setattr(Line, "_client", Lost())
+    monkeypatch.setattr(_line, "RETURN_SECONDS", -1.0)
+    return story
+
+
+def test_stages_that_prefect_cannot_reach_any_more_are_made_all_the_same(bare: Any) -> None:
+    stages = bare.stages()
+    settings = load(bare.profile, [], stages, {})
+    with pytest.raises(ServerGoneError, match="all stages finished"), started(stages, settings, Selection()) as run:
+        run.make("download")
+        raise httpx.ConnectError("what Prefect raises between two tasks")
+    assert bare.ran == [stage.name for stage in stages]
+    record = latest(settings.runtime.artifacts)
+    assert record is not None
+    assert record.state == "completed"
+    assert "the Prefect server stopped answering" in record.error
+
+
+def test_a_stage_that_fails_while_the_server_is_gone_fails_the_run(bare: Any) -> None:
+    def fail(ctx: Any) -> None:
+        raise DataError("an empty file")
+
+    bare.hooks["tokenize"] = fail
+    settings = load(bare.profile, [], bare.stages(), {})
+    with pytest.raises(DataError), started(bare.stages(), settings, Selection()) as run:
+        run.make("download")
+        run.make("tokenize")
+    assert bare.ran == ["download", "tokenize"]
+    record = latest(settings.runtime.artifacts)
+    assert record is not None
+    assert record.state == "failed"
+
+
+def test_prefect_failing_to_tell_an_error_to_its_server_does_not_hide_the_error() -> None:
+    lost = httpx.ConnectError("refused")
+    lost.__context__ = DataError("the file is empty")
+    record = logging.LogRecord("prefect.engine", 40, "", 1, "exited", (), (type(lost), lost, None))
+    assert PlainErrors().filter(record)
+    assert record.getMessage() == "DataError: the file is empty"
+
+
+def test_the_loggers_of_prefect_have_the_filter() -> None:
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
         assert [type(each) for each in logging.getLogger(name).filters].count(PlainErrors) == 1
 
 

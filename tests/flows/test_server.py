@@ -1,18 +1,21 @@
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from uuid import UUID, uuid4
 
+import httpx
 import psutil
 import pytest
+from prefect.exceptions import ObjectNotFound
 
-from flows import _processes, _server
+from flows import _processes, _server, _watch
 from flows._processes import Service
 
 ROOT = Path(__file__).parents[2]
@@ -109,57 +112,123 @@ def test_a_running_server_keeps_its_port(home: Path, monkeypatch: pytest.MonkeyP
         _server._choose_server(4400)
 
 
-class Clone:
-    """A copy of the project with a Prefect of its own."""
-
-    def __init__(self, root: Path, port: int) -> None:
-        self.root, self.port = root, port
-        for name in ("engine", "flows", "tasks", "configs"):
-            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("prefect.toml", "prefect.yaml", "pyproject.toml"):
-            shutil.copy(ROOT / name, root)
-        own = {"PYTHONPATH": str(root), "HOME": str(root), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-        self.environment = kept | own
-
-    def server(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        return self._run("-m", "flows._server", *arguments)
-
-    def prefect(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        return self._run("-m", "prefect", *arguments, PREFECT_API_URL=f"http://127.0.0.1:{self.port}/api")
-
-    def _run(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self.root,
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-
-    def nightly_is_on(self) -> bool:
-        shown = self.prefect("deployment", "inspect", "dpo-pipeline/nightly", "--output", "json")
-        (schedule,) = json.loads(shown.stdout)["schedules"]
-        return bool(schedule["active"])
+def test_a_server_that_is_started_here_listens_on_this_machine_alone(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(Service, "start", lambda self, arguments, **facts: started.extend(arguments))
+    monkeypatch.setattr(_server, "_answers", lambda: True)
+    monkeypatch.setattr(_server, "_close_unheard_runs", lambda: None)
+    assert call(monkeypatch, "up", "--port", "4329") == 0
+    assert started[started.index("--host") + 1] == "127.0.0.1"
+    assert os.environ["PREFECT_API_URL"].startswith("http://127.0.0.1:")
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    clone = Clone(tmp_path_factory.mktemp("clone"), port)
-    deployed = clone.server("deploy", "--port", str(port))
-    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
-    yield clone
-    stopped = clone.server("stop")
-    assert "server: stopped" in stopped.stdout, stopped.stdout + stopped.stderr
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", port)) != 0, "something still listens"
+def test_the_runs_of_a_worker_are_those_whose_processes_it_started(home: Path) -> None:
+    own, others = uuid4(), uuid4()
+    code = "import os, subprocess, sys, time\n"
+    code += f"subprocess.Popen(['sleep', '60'], env={{'PREFECT__FLOW_RUN_ID': '{own}'}})\n"
+    code += "subprocess.Popen(['sleep', '60'], env={'PREFECT__FLOW_RUN_ID': 'no id'})\n"
+    code += "subprocess.Popen(['sleep', '60'], env={})\nprint(flush=True); time.sleep(60)"
+    elsewhere = subprocess.Popen(["sleep", "60"], env={"PREFECT__FLOW_RUN_ID": str(others)})
+    worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        service = remember(home, "worker", pid=worker.pid, created=psutil.Process(worker.pid).create_time())
+        assert service.runs() == {own}
+        service.stop()
+        assert service.runs() == set()
+    finally:
+        for process in (worker, elsewhere):
+            process.kill()
+            process.wait()
+
+
+class Pool:
+    """Stands in for the client of a server that several people use: what is cancelled, of all that is under way."""
+
+    def __init__(self, runs: Sequence[UUID], trouble: Exception | None = None) -> None:
+        self.runs, self.trouble = list(runs), trouble
+        self.cancelled: list[UUID] = []
+
+    async def read_flow_runs(self, flow_run_filter: Any) -> list[Any]:
+        if self.trouble:
+            raise self.trouble
+        return [SimpleNamespace(id=id) for id in self.runs if id in flow_run_filter.id.any_]
+
+    async def set_flow_run_state(self, id: UUID, state: Any) -> None:
+        self.runs.remove(id)
+        self.cancelled.append(id)
+
+
+@pytest.fixture
+def stop(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[Pool, set[UUID]], str]:
+    """`make stop` of a clone whose worker has the given runs, with a server of the user's own; what it prints."""
+
+    def stop(pool: Pool, runs: set[UUID]) -> str:
+        @asynccontextmanager
+        async def client() -> AsyncIterator[Pool]:
+            yield pool
+
+        monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+        monkeypatch.setattr(_server, "_answers", lambda: True)
+        monkeypatch.setattr(_watch, "get_client", client)
+        monkeypatch.setattr(Service, "runs", lambda self: runs)
+        assert call(monkeypatch, "stop") == 0
+        return capsys.readouterr().out
+
+    return stop
+
+
+def test_stopping_cancels_the_runs_of_this_clone_and_nobody_elses(stop: Callable[[Pool, set[UUID]], str]) -> None:
+    ours, theirs = uuid4(), uuid4()
+    pool = Pool([ours, theirs])
+    stop(pool, {ours})
+    assert (pool.cancelled, pool.runs) == ([ours], [theirs])
+    stop(pool, set())
+    assert pool.runs == [theirs]
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        httpx.ReadTimeout("slow"),
+        httpx.HTTPStatusError("500", request=httpx.Request("GET", "http://x"), response=httpx.Response(500)),
+        ObjectNotFound(RuntimeError("404")),
+        ConnectionResetError("reset"),
+    ],
+)
+def test_a_server_in_trouble_keeps_nothing_from_being_stopped(
+    stop: Callable[[Pool, set[UUID]], str], home: Path, trouble: Exception
+) -> None:
+    said = stop(Pool([], trouble), {uuid4()})
+    assert f"could not be cancelled: {type(trouble).__name__}" in said
+    assert "worker: was not running" in said and "server: was not running" in said
+
+
+@pytest.mark.parametrize("chosen", ["5", "nan", "soon"])
+def test_an_impossible_silence_is_said_before_anything_is_deployed(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], chosen: str
+) -> None:
+    monkeypatch.setenv("DPO_CRASHED_AFTER", chosen)
+    monkeypatch.setattr(_server, "up", lambda port: None)
+    monkeypatch.setattr(_server, "_make_pool", lambda: pytest.fail("a pool was made"))
+    assert call(monkeypatch, "deploy") == 1
+    told = capsys.readouterr()
+    assert "DPO_CRASHED_AFTER" in told.err and "deploying" not in told.out
 
 
 @pytest.mark.slow
-def test_a_deployment_runs_on_the_worker_and_reuses_what_is_there(clone: Clone) -> None:
+def test_nothing_but_this_machine_reaches_a_running_server(clone: Any) -> None:
+    listening = {each.laddr.ip for each in clone.service("server").net_connections() if each.status == "LISTEN"}
+    assert listening == {"127.0.0.1"}
+
+
+@pytest.mark.slow
+def test_a_deployment_runs_on_the_worker_and_reuses_what_is_there(clone: Any) -> None:
     run = ("deployment", "run", "dpo-pipeline/default", "--param", "until=subsample", "--watch")
     first = clone.prefect(*run)
     assert first.returncode == 0, first.stdout
@@ -169,14 +238,14 @@ def test_a_deployment_runs_on_the_worker_and_reuses_what_is_there(clone: Clone) 
 
 
 @pytest.mark.slow
-def test_an_impossible_parameter_is_refused_before_a_run_exists(clone: Clone) -> None:
+def test_an_impossible_parameter_is_refused_before_a_run_exists(clone: Any) -> None:
     refused = clone.prefect("deployment", "run", "dpo-pipeline/default", "--param", "beta=-1", "--watch")
     assert refused.returncode == 1
     assert "beta" in refused.stdout + refused.stderr
 
 
 @pytest.mark.slow
-def test_the_schedule_is_off_until_switched_on_and_deploying_again_keeps_it(clone: Clone) -> None:
+def test_the_schedule_is_off_until_switched_on_and_deploying_again_keeps_it(clone: Any) -> None:
     assert not clone.nightly_is_on()
     assert clone.server("nightly-on").returncode == 0
     assert clone.nightly_is_on()
@@ -185,34 +254,3 @@ def test_the_schedule_is_off_until_switched_on_and_deploying_again_keeps_it(clon
     assert clone.server("nightly-off").returncode == 0
     assert clone.prefect("--no-prompt", "deploy", "--all").returncode == 0
     assert not clone.nightly_is_on()
-
-
-@pytest.mark.slow
-def test_cancelling_a_run_stops_its_processes_and_says_so_in_its_record(clone: Clone) -> None:
-    started = clone.prefect("deployment", "run", "dpo-pipeline/default", "--param", "force=true")
-    run_id = next(word for word in started.stdout.split() if word.count("-") == 4 and len(word) == 36)
-    engine = _wait_for(lambda: _engines(clone))
-    record = _wait_for(lambda: _latest_record(clone, "running"))
-    assert clone.prefect("flow-run", "cancel", run_id).returncode == 0
-    assert _wait_for(lambda: not any(process.is_running() for process in engine))
-    assert json.loads(record.read_text())["state"] == "cancelled"
-
-
-def _engines(clone: Clone) -> list[psutil.Process]:
-    worker = psutil.Process(json.loads((clone.root / ".prefect" / "worker.json").read_text())["pid"])
-    return [each for each in worker.children(recursive=True) if "prefect.engine" in " ".join(each.cmdline())]
-
-
-def _latest_record(clone: Clone, state: str) -> Path | None:
-    records = (clone.root / "artifacts" / "runs").glob("*/run.json")
-    return next((path for path in records if json.loads(path.read_text())["state"] == state), None)
-
-
-def _wait_for(found: Any, seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        value = found()
-        if value:
-            return value
-        time.sleep(0.2)
-    raise AssertionError("it did not happen in time")
