@@ -14,11 +14,12 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format versions bench bench-full stop deploy nightly-on nightly-off clean
+.PHONY: help setup demo test test-slow check format versions bench bench-full proof stop deploy nightly-on nightly-off clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo; echo "  PYTHON=python3.12 chooses the interpreter of a new .venv; PORT=4300 the port of a new server"
+	@echo "  KILLS=200 SEED=1 JOBS=2 are for make proof: how many kills, where they strike, how many places at once"
 
 setup: $(STAMP)  ## make .venv and install what constraints.txt pins
 	@:
@@ -40,7 +41,7 @@ test: $(STAMP)  ## the fast tests: offline, on the CPU
 	@$(FAST)
 
 test-slow: $(STAMP)  ## the other tests
-	@$(PYTEST) -q -m slow
+	@OMP_NUM_THREADS=1 $(PYTEST) -q -m slow -n 2 --dist loadfile
 
 check: $(STAMP)  ## lint, types, import contracts, fast tests
 	@$(BIN)/ruff check .
@@ -67,6 +68,9 @@ bench-full: $(STAMP)  ## the same with long prompts, growing data, and a GPU's s
 	$(BIN)/python -m benchmarks.compare --shapes ctllm --only train score limit memory --out benchmarks/out/ctllm.json; \
 	$(BIN)/python -m benchmarks.compare --shapes 7b --profiles long --only train score memory --cap-gib 24 \
 	  --checkpointing --together 1 --out benchmarks/out/7b.json
+
+proof: $(STAMP)  ## kill, damage and starve runs of a tiny profile and hold what comes out against one left alone
+	@$(BIN)/python -m proof --kills $(or $(KILLS),200) $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
 
 deploy: $(STAMP)  ## start what Prefect needs and deploy; schedules stay on or off
 	@$(SERVER) deploy $(if $(PORT),--port $(PORT))
