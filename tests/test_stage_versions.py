@@ -2,7 +2,7 @@
 
 `stage_versions.json` holds, for each stage, its version and a digest of the code it runs. When the digest moved, a
 person decides: the artifacts mean something else now (raise the stage's `version`) or not; then `make versions`
-records it.
+records it. Scores that artifacts take over from each other go by the version of `reference`.
 """
 
 import ast
@@ -21,7 +21,8 @@ RECORD = Path(__file__).with_name("stage_versions.json")
 # What decides an artifact's content. The rest of the engine runs stages, keys them and tells of them.
 CONTENT = (
     "tasks.", "engine.preferences.", "engine.dpo.", "engine.models.", "engine.training.", "engine.training_config",
-    "engine.answering", "engine.evaluation", "engine.judging", "engine.policies", "engine.prompts", "engine.sources",
+    "engine.scoring_plan", "engine.answering", "engine.evaluation", "engine.judging", "engine.policies",
+    "engine.prompts", "engine.sources",
 )  # fmt: skip
 
 
