@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -95,8 +96,8 @@ SOUND = [3, 1, 1, 1, "0" * 64]
     )
 )
 def test_only_entries_of_the_right_shape_are_believed(value):
-    entry = engine.files._is_entry(value)
-    assert entry == (isinstance(value, list) and [type(each) for each in value] == [int] * 4 + [str])
+    shaped = isinstance(value, list) and [type(each) for each in value] == [int] * 4 + [str]
+    assert engine.files._is_entry(value) == (shaped and re.fullmatch("[0-9a-f]{64}", value[-1]) is not None)
     assert engine.files._is_entry(SOUND)
     assert not engine.files._is_entry([*SOUND[:-1], "x" * 64])
 
