@@ -53,7 +53,11 @@ class Pipeline(Plan):
             decision = self._make(stage, decision)
         self._settle(decision)
         artifact = self.artifacts.get(stage.name)
-        self.listener.finished(decision, artifact if artifact and not artifact.pruned else None)
+        if artifact and artifact.pruned:
+            artifact = None
+        if artifact and stage.apply and decision.action != "skip":
+            stage.apply(self._config(stage), artifact, self.settings.named_runtime)
+        self.listener.finished(decision, artifact)
         return decision
 
     def _locate(self) -> None:
@@ -139,10 +143,11 @@ class Pipeline(Plan):
             config=self._config(stage),
             inputs=inputs,
             work=store.work(stage.name, identity.key or "", fresh=fresh, payload=payload, forced=forced),
-            runtime=self.settings.runtime,
+            runtime=self.settings.named_runtime,
             sources=self._sources,
             listener=self.listener,
             fresh=fresh,
+            bound=(identity.payload or {}).get("runtime", {}),
         )
 
     def _manifest(self, identity: Identity, context: Context[Any], seconds: float) -> dict[str, Any]:

@@ -212,12 +212,13 @@ class Plan:
             return Identity(None, f"its input {', '.join(pending)} will be made first")
         if unresolved:
             return Identity(None, unresolved)
-        bound = dict(stage.binds(config, self.settings.runtime))
+        inputs = {name: self.artifacts[name] for name in self._wired(stage)}
+        bound = dict(stage.binds(config, self.settings.named_runtime, inputs))
         payload = {
             "stage": stage.name,
             "version": stage.version,
             "config": config.identity(),
-            "inputs": {name: self.artifacts[name].digest for name in self._wired(stage)},
+            "inputs": {name: artifact.digest for name, artifact in inputs.items()},
             "sources": sources,
         }
         return Identity(payload | {"runtime": bound} if bound else payload)

@@ -71,12 +71,16 @@ class Unresolved(Exception):  # noqa: N818 — an answer, not a mistake
 
 
 class Sources:
-    """Resolves names to content identities, and remembers the commits that Hub revisions were last resolved to."""
+    """Resolves names to content identities, and remembers the commits that Hub revisions were last resolved to.
+
+    Attributes:
+        network: whether it may ask the Hub; a plan may not, a run may.
+    """
 
     def __init__(self, memory: Path, *, network: bool) -> None:
         self._memory = memory / ".resolved.json"
         self._hashes = HashMemory(memory / ".hashes.json")
-        self._network = network
+        self.network = network
         self._resolved: dict[str, str] = {}
 
     def files(self, patterns: str | list[str]) -> list[Path]:
@@ -141,7 +145,7 @@ class Sources:
         if name in self._resolved:
             return self._resolved[name]
         remembered = self._remembered()
-        if not self._network:
+        if not self.network:
             if name not in remembered:
                 raise Unresolved(f"{repository}@{revision} was never resolved to a commit")
             return remembered[name]

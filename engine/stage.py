@@ -67,6 +67,7 @@ class Context(Generic[C]):
         work: the folder to write the artifact into; files of an interrupted attempt are still there.
         metrics: headline numbers for the manifest, flat.
         fresh: whether the stage was forced: what earlier attempts and other artifacts hold must not be taken over.
+        bound: what the stage's `binds` found when its key was made; it may have changed since.
     """
 
     stage: str
@@ -78,6 +79,7 @@ class Context(Generic[C]):
     listener: Listener
     metrics: dict[str, Any] = field(default_factory=dict)
     fresh: bool = False
+    bound: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def log(self) -> logging.Logger:
@@ -118,8 +120,11 @@ class Stage(Generic[C]):
         sources: identities of what the config names outside the project; hashed with the config.
         skip: the reason not to run at all under this config, or None.
         keeps: the root it is stored under, `data` for what came from outside.
-        binds: what of the runtime changes the result under this config, beyond rounding; it becomes part of the key.
+        binds: what besides changes the result under this config, found in the runtime and, once the inputs are sealed,
+            by what they are; it becomes part of the key.
         resumes: whether an interrupted attempt left something in its work folder to go on from. Cheap, never fails.
+        apply: what follows from its artifact outside of it, done each time the artifact was made or reused and its
+            files are there. Doing it again changes nothing.
     """
 
     name: str
@@ -131,8 +136,9 @@ class Stage(Generic[C]):
     skip: Callable[[C], str | None] = lambda config: None
     needs: Callable[[C], Sequence[str]] | None = None
     keeps: Literal["data", "artifacts"] = "artifacts"
-    binds: Callable[[C, Runtime], Mapping[str, Any]] = lambda config, runtime: {}
+    binds: Callable[[C, Runtime, Mapping[str, Artifact]], Mapping[str, Any]] = lambda config, runtime, inputs: {}
     resumes: Callable[[Path], bool] = lambda work: False
+    apply: Callable[[C, Artifact, Runtime], None] | None = None
 
     def inputs_under(self, config: C) -> Sequence[str]:
         """The stages whose artifacts it reads under this config."""

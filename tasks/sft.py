@@ -1,6 +1,6 @@
 """sft: makes the starting policy, which is also DPO's reference. Skipped when a policy is given."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -9,6 +9,7 @@ from engine.config import Located, Runtime, Seed, Strict
 from engine.policies import open_tokenizer, place_of
 from engine.sources import ModelSource, Sources
 from engine.stage import Context, Stage
+from engine.store import Artifact
 from engine.training_config import LoraConfig, TrainingConfig, binds_draws, has_checkpoint, upkeep
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ def _skip(config: Config) -> str | None:
     return f"the policy {config.model.policy} is given" if config.model.policy else None
 
 
-def _binds(config: Config, runtime: Runtime) -> dict[str, Any]:
+def _binds(config: Config, runtime: Runtime, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
     """What decides the draws of dropout where there is some. A named model may have some of its own."""
     draws = config.lora.dropout > 0 if config.method == "lora" else bool(config.model.name)
     return binds_draws(runtime) if draws else {}

@@ -82,7 +82,9 @@ def test_what_of_the_runtime_a_config_binds_is_part_of_the_key_and_of_no_other(t
     toy.run()
     toy.stages[3] = dataclasses.replace(
         toy.stages[3],
-        binds=lambda config, runtime: {"micro_batch_tokens": runtime.micro_batch_tokens} if config.beta > 0.1 else {},
+        binds=lambda config, runtime, _: (
+            {"micro_batch_tokens": runtime.micro_batch_tokens} if config.beta > 0.1 else {}
+        ),
     )
     assert toy.plan("runtime.micro_batch_tokens=1")["train"] == "reuse"
     toy.run("train.beta=0.2")
@@ -91,6 +93,32 @@ def test_what_of_the_runtime_a_config_binds_is_part_of_the_key_and_of_no_other(t
     assert again.decisions["train"].why == "train.micro_batch_tokens: 4096 → 4"
     toy.run("train.beta=0.2", "runtime.score_batch_tokens=4")
     assert toy.ran == []
+
+
+def test_what_a_stage_looks_up_by_its_inputs_is_part_of_its_key(toy):
+    found = {"place": "here"}
+    toy.stages[3] = dataclasses.replace(
+        toy.stages[3], binds=lambda config, runtime, inputs: dict.fromkeys(inputs, found["place"])
+    )
+    toy.run()
+    toy.run()
+    assert toy.ran == []
+    found["place"] = "there"
+    toy.run()
+    assert toy.ran[0] == "train"
+
+
+def test_what_follows_from_an_artifact_is_done_whenever_it_is_made_or_reused(toy):
+    applied = []
+    toy.stages[3] = dataclasses.replace(
+        toy.stages[3], apply=lambda config, artifact, runtime: applied.append((artifact.path, runtime.artifacts))
+    )
+    made = toy.run().artifacts["train"].path
+    toy.run()
+    assert applied == [(made, toy.root / "artifacts")] * 2
+    toy.run(until="tokenize")
+    toy.plan()
+    assert len(applied) == 2
 
 
 def test_an_input_made_anew_with_the_same_content_reruns_nothing_below(toy):
@@ -527,3 +555,17 @@ class TestTelling:
         damage(pipeline.artifacts["evaluate"].path / "out.txt")
         pipeline.plan()
         assert "evaluate" not in pipeline.artifacts
+
+
+def test_a_stage_is_given_the_name_of_the_profiles_service_wherever_it_meets_the_runtime(toy):
+    met: list[str] = []
+    train = next(stage for stage in toy.stages if stage.name == "train")
+    toy.hooks["train"] = lambda ctx: met.append(f"run {ctx.runtime.service}")
+    toy.stages[toy.stages.index(train)] = dataclasses.replace(
+        train,
+        binds=lambda config, runtime, inputs: {"service": runtime.service},
+        apply=lambda config, artifact, runtime: met.append(f"apply {runtime.service}"),
+    )
+    made = toy.run().artifacts["train"]
+    assert met == ["run toy", "apply toy"]
+    assert made.manifest["payload"]["runtime"] == {"service": "toy"}

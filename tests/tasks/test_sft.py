@@ -220,7 +220,7 @@ DRAWS = {"micro_batch_tokens": 4, "layout": "auto", "memory_limit_gib": 0.0, "co
     ],
 )
 def test_the_micro_batch_is_part_of_the_identity_where_there_may_be_dropout(config, bound):
-    assert STAGE.binds(Config.model_validate(config), Runtime(micro_batch_tokens=4)) == bound
+    assert STAGE.binds(Config.model_validate(config), Runtime(micro_batch_tokens=4), {}) == bound
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, True])
