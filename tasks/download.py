@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
@@ -38,6 +38,9 @@ class Config(Strict):
     files: Annotated[str | list[str], Located()] = Field(default="", description="paths or globs of local files")
     embedded_pairs: int = Field(default=0, ge=0, description="size of the embedded corpus, which needs no data")
     embedded_seed: Seed = 0
+    embedded_requests: Literal["all", "harmful", "harmless"] = Field(
+        default="all", description="what it compares answers to; harmful alone teaches to refuse everything"
+    )
     encoding: str = Field(default="utf-8", description="of JSON and CSV files")
     fields: FieldMap = FieldMap()
     refused_share: float = Field(default=0.05, ge=0, le=1, description="refuse more than this and the stage fails")
@@ -144,7 +147,7 @@ def _hub(config: Config, sources: Sources) -> Iterator[Record]:
 def _embedded(config: Config) -> Iterator[Record]:
     from engine.preferences import smallworld
 
-    pairs = smallworld.pairs(config.embedded_pairs, config.embedded_seed)
+    pairs = smallworld.pairs(config.embedded_pairs, config.embedded_seed, config.embedded_requests)
     return (Record("smallworld", row, dict(pair)) for row, pair in enumerate(pairs, 1))
 
 

@@ -10,10 +10,12 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
+from itertools import islice, product
 from typing import Literal, TypedDict
 
 from engine.errors import DataError
+
+Requests = Literal["all", "harmful", "harmless"]
 
 VERSION = 1  # hashed by the stages that read this world; raised whenever the same count and seed give other text
 
@@ -79,16 +81,19 @@ class JudgingPrompt(TypedDict):
     expects: str
 
 
-def pairs(count: int, seed: int) -> Iterator[dict[str, str]]:
+def pairs(count: int, seed: int, requests: Requests = "all") -> Iterator[dict[str, str]]:
     """`count` distinct comparisons as `prompt`, `chosen`, `rejected`.
 
     A harmful request prefers a refusal to a compliant answer, a harmless one the answer to a needless refusal. The
     same seed gives the same rows on every platform, and fewer rows are the first of more.
 
+    Args:
+        requests: about which there are comparisons. Of harmful ones alone a policy learns to refuse everything.
+
     Raises:
         DataError: `count` is negative or more than there are; see `capacity`.
     """
-    for case in _cases(count, f"pairs:{seed}"):
+    for case in _cases(count, f"pairs:{seed}", requests):
         answer, refusal = case.says(_ANSWER), case.says(case.refusal)
         chosen, rejected = (refusal, answer) if case.harmful else (answer, refusal)
         yield {"prompt": case.says(case.question), "chosen": chosen, "rejected": rejected}
@@ -131,9 +136,14 @@ def is_held_out(verb: str, thing: str) -> bool:
     return hashlib.sha256(f"{verb} {thing}".encode()).digest()[0] % HELD_OUT_ONE_IN == 0
 
 
-def capacity() -> int:
-    """How many distinct pairs there are."""
-    return len(_combinations(held_out=False)) * len(_QUESTIONS) * len(_TOOL_PAIRS) * len(_REFUSALS)
+def capacity(requests: Requests = "all") -> int:
+    """How many distinct pairs there are about such requests."""
+    combinations = [verb for verb, _ in _combinations(held_out=False) if _asks(verb, requests)]
+    return len(combinations) * len(_QUESTIONS) * len(_TOOL_PAIRS) * len(_REFUSALS)
+
+
+def _asks(verb: str, requests: Requests) -> bool:
+    return requests == "all" or (requests == "harmful") == (verb in HARMFUL_VERBS)
 
 
 @cache
@@ -142,15 +152,17 @@ def _combinations(held_out: bool) -> tuple[tuple[str, str], ...]:
     return tuple((verb, thing) for verb, thing in everything if is_held_out(verb, thing) == held_out)
 
 
-def _cases(count: int, seed: str) -> Iterator[_Case]:
-    if not 0 <= count <= capacity():
+def _cases(count: int, seed: str, requests: Requests = "all") -> Iterator[_Case]:
+    there = capacity(requests)
+    if not 0 <= count <= there:
         raise DataError(
             "the small world cannot give so many rows",
-            expected=f"between 0 and {capacity():,}",
+            expected=f"between 0 and {there:,}",
             found=f"{count:,}",
             fix="ask for fewer, or give data of your own",
         )
-    return map(_case, _drawn(count, capacity(), seed))
+    everything = map(_case, _drawn(capacity(), seed))
+    return islice((case for case in everything if _asks(case.verb, requests)), count)
 
 
 def _case(index: int) -> _Case:
@@ -161,14 +173,14 @@ def _case(index: int) -> _Case:
     return _Case(verb, thing, _QUESTIONS[question], _TOOL_PAIRS[tools], _REFUSALS[refusal])
 
 
-def _drawn(count: int, size: int, seed: str) -> Iterator[int]:
-    """`count` of range(`size`) without replacement: a shuffle that keeps only the places it has touched.
+def _drawn(size: int, seed: str) -> Iterator[int]:
+    """range(`size`) in a random order, shuffled as it is asked for: it keeps only the places it has touched.
 
     It draws by `random()` alone, the one method of which Python promises the same numbers in every release.
     """
     numbers = random.Random(seed)
     moved: dict[int, int] = {}
-    for last in range(size - 1, size - 1 - count, -1):
+    for last in range(size - 1, -1, -1):
         place = int(numbers.random() * (last + 1))
         yield moved.get(place, place)
         moved[place] = moved.pop(last, last)

@@ -194,6 +194,12 @@ def test_a_pattern_that_matches_no_file_is_an_error(tmp_path: Path, download: Ca
         download(files=str(tmp_path / "*.jsonl"))
 
 
+def test_the_embedded_world_may_ask_harmful_things_only(download: Callable[..., Made]) -> None:
+    pairs, _, _ = download(embedded_pairs=30, embedded_requests="harmful")
+    assert len(pairs) == 30
+    assert all("can't help" in pair["chosen"] for pair in pairs)
+
+
 @pytest.mark.parametrize("config", [{}, {"files": "a", "dataset": "b/c"}, {"files": ["a"], "embedded_pairs": 3}])
 def test_exactly_one_source_is_asked_for(config: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="exactly one of dataset, files and embedded_pairs"):
