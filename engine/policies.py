@@ -23,6 +23,13 @@ def given_policy(model: ModelSource, sources: Sources) -> dict[str, Any]:
     return found
 
 
+def policy_content(inputs: Mapping[str, Artifact], model: ModelSource, sources: Sources) -> dict[str, Any]:
+    """Identities of the starting policy, made or given: the same for a policy that sft made and is given now."""
+    if "sft" not in inputs:
+        return given_policy(model, sources)
+    return {"policy": sources.weights(str(inputs["sft"].file("policy")), "main")}
+
+
 def open_tokenizer(tokenized: Artifact, model: ModelSource) -> "PreTrainedTokenizerBase":
     """The tokenizer the pairs were tokenized with. Raises ModelError when it cannot be loaded."""
     from engine.models.loading import load_tokenizer

@@ -8,18 +8,17 @@ import pyarrow as pa
 from pydantic import Field
 
 from engine.config import Located, Seed, Strict
-from engine.policies import given_policy, open_policy, open_tokenizer
-from engine.preferences.schema import EVALUATED, GENERATIONS, writer
+from engine.fingerprint import digest
+from engine.judge_model import JudgeConfig, check_judge, judged
+from engine.policies import given_policy, policy_content
+from engine.preferences.schema import EVALUATED, GENERATIONS, TOKENS, read_table, writer
 from engine.prompts import identify_sets, open_sets
 from engine.sources import ModelSource, Sources
 from engine.stage import Context, Stage
 
 if TYPE_CHECKING:
-    import torch
-    from peft import PeftModel
-
-    from engine.dpo.losses import PairLogps
-    from engine.preferences.pairs import TokenPair
+    from engine.evaluation.pairs import PairEvaluation
+    from engine.evaluation.subject import Subject
 
 
 class Config(Strict):
@@ -33,93 +32,90 @@ class Config(Strict):
         default="greedy", description="seed: top-p 0.9, temperature 0.7, repetition penalty 1.5"
     )
     max_new_tokens: int = Field(default=128, ge=1)
-    seed: Seed = 0
+    judge: JudgeConfig = JudgeConfig()
+    seed: Seed = Field(default=0, description="of what is sampled, and of the intervals")
 
 
 def run(ctx: Context[Config]) -> None:
-    """Writes `metrics.json`, `pairs.parquet` (EVALUATED) and `generations.parquet` (GENERATIONS)."""
-    from engine.dpo.losses import weighted_sum
-    from engine.evaluation import generation_metrics, pair_metrics, pair_rows
+    """Writes `metrics.json`, `pairs.parquet` (EVALUATED) and `generations.parquet` (GENERATIONS).
 
-    model, device = _policy(ctx)
-    pairs, logps = _score(ctx, model)
-    trained = ctx.inputs["train"].handed_down
-    answered = _generate(ctx, model, device)
-    loss = weighted_sum(trained["loss"], trained["beta"])
-    metrics = pair_metrics(pairs, logps, trained["beta"], loss) | generation_metrics(answered)
-    _write(ctx, "pairs.parquet", EVALUATED, pair_rows(pairs, logps, trained["beta"]))
+    Raises:
+        ConfigError: a judge is wanted, and its key or client library is missing.
+    """
+    from engine.evaluation.answers import generation_intervals, generation_metrics
+    from engine.evaluation.subject import Subject
+
+    check_judge(ctx.config.judge)
+    subject = Subject.open(ctx, ctx.inputs, ctx.config.model, ctx.inputs["reference"].handed_down)
+    found = _score(ctx, subject)
+    answered = _generate(ctx, subject)
+    metrics = found.numbers | generation_metrics(answered, judge_asked=ctx.config.judge.asked)
+    intervals = found.intervals | generation_intervals(answered, ctx.config.seed)
+    _write(ctx, "pairs.parquet", EVALUATED, found.rows)
     _write(ctx, "generations.parquet", GENERATIONS, answered)
-    (ctx.work / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", "utf-8")
-    ctx.record(**metrics, beta=trained["beta"], generation=ctx.config.generation)
+    told = {
+        "metrics": metrics,
+        "intervals": intervals,
+        "slices": found.slices,
+        "calibration": found.calibration,
+        "identity": _identity(ctx),
+    }
+    (ctx.work / "metrics.json").write_text(json.dumps(told, indent=1, allow_nan=False) + "\n", "utf-8")
+    beta = ctx.inputs["train"].handed_down["beta"]
+    ctx.record(**metrics, intervals=intervals, beta=beta, generation=ctx.config.generation)
 
 
-def _policy(ctx: Context[Config]) -> "tuple[PeftModel, torch.device]":
-    """The starting policy with the trained adapter on it, on its device."""
-    from peft import PeftModel
-
-    from engine.models.devices import pick_device, placed
-    from engine.models.fused_lora import fuse_lora
-    from engine.models.quantization import check_quantization
-
-    device = pick_device(ctx.runtime.device, ctx.runtime.threads, deterministic=ctx.runtime.deterministic)
-    scored = ctx.inputs["reference"].handed_down
-    check_quantization(scored["quantization"], scored["dtype"], device)
-    policy = placed(open_policy(ctx.inputs, ctx.config.model, ctx.sources, **scored), device)
-    adapted = PeftModel.from_pretrained(policy, str(ctx.inputs["train"].file("adapter")))
-    fuse_lora(adapted)
-    return adapted.eval(), device
+def _identity(ctx: Context[Config]) -> dict[str, Any]:
+    """What the numbers mean something under: two evaluations are compared only where it allows that."""
+    trained, config = ctx.inputs["train"].handed_down, ctx.config
+    policy = policy_content(ctx.inputs, config.model, ctx.sources)
+    return {
+        "beta": trained["beta"],
+        "loss": trained["loss"],
+        "reference": digest({"policy": policy, **ctx.inputs["reference"].handed_down})[:16],
+        "generation": config.generation,
+        "max_new_tokens": config.max_new_tokens,
+        "seed": config.seed,
+        "prompts": identify_sets(config.prompts, ctx.sources),
+    }
 
 
-def _score(ctx: Context[Config], model: "PeftModel") -> "tuple[list[TokenPair], PairLogps]":
+def _score(ctx: Context[Config], subject: "Subject") -> "PairEvaluation":
     import torch
 
-    from engine.dpo.losses import PairLogps
-    from engine.fitting import scoring_passes
-    from engine.models.scoring import score_pairs
+    from engine.dpo.losses import PairLogps, weighted_sum
+    from engine.evaluation.pairs import evaluate_pairs
+    from engine.judging import is_refusal
     from engine.preferences.pairs import load_pairs
     from engine.preferences.scores import ref_logps
 
-    pairs = load_pairs(ctx.inputs["subsample"].file("eval.parquet"))
+    path, trained = ctx.inputs["subsample"].file("eval.parquet"), ctx.inputs["train"].handed_down
+    pairs = load_pairs(path)
     ref = torch.from_numpy(ref_logps(ctx.inputs["reference"].file("eval.parquet"), pairs))
-    pad_id = open_tokenizer(ctx.inputs["tokenize"], ctx.config.model).pad_token_id or 0
-    passes = scoring_passes(ctx, model, pairs, pad_id)
-    scores = score_pairs(model, pairs, passes, progress=lambda done: ctx.progress(done, len(pairs)))
-    chosen, rejected = (
-        torch.tensor([getattr(score, f"{side}_logps") for score in scores], dtype=torch.float64)
-        for side in ("chosen", "rejected")
-    )
-    return pairs, PairLogps(chosen, rejected, *ref.unbind(-1))
+    logps = PairLogps(*subject.scores(ctx, pairs).unbind(-1), *ref.unbind(-1))
+    refuses = [is_refusal(text) for text in read_table(path, TOKENS, ["chosen"])["chosen"].to_pylist()]
+    loss = weighted_sum(trained["loss"], trained["beta"])
+    return evaluate_pairs(pairs, logps, trained["beta"], loss, refuses, ctx.config.seed)
 
 
-def _generate(ctx: Context[Config], model: "PeftModel", device: "torch.device") -> list[dict[str, Any]]:
+def _generate(ctx: Context[Config], subject: "Subject") -> list[dict[str, Any]]:
     """GENERATIONS rows of the starting policy (`start`: the adapter switched off) and of the trained one (`dpo`)."""
-    from contextlib import nullcontext
     from dataclasses import replace
 
-    from engine.answering import answer
-    from engine.evaluation import judge
+    from engine.evaluation.answers import judge
     from engine.models.generation import PRESETS
-    from engine.preferences.templates import template
 
-    config, tokenized = ctx.config, ctx.inputs["tokenize"]
+    config = ctx.config
     prompts = open_sets(config.prompts, ctx.sources)
-    form = template(tokenized.handed_down["template"], open_tokenizer(tokenized, config.model))
     settings = replace(PRESETS[config.generation], max_new_tokens=config.max_new_tokens)
+    cache = ctx.work / ".judged.jsonl"  # what was answered outlives a kill
     rows: list[dict[str, Any]] = []
-    for policy, adapter in (("start", model.disable_adapter), ("dpo", nullcontext)):
-        with adapter():
-            answers = answer(
-                model,
-                form,
-                [prompt.prompt for prompt in prompts],
-                settings=settings,
-                max_prompt_length=tokenized.handed_down["max_prompt_length"],
-                seed=config.seed,
-                batch_size=ctx.runtime.generation_batch,
-                device=device,
-                progress=_halves(ctx, len(rows), 2 * len(prompts)),
-            )
-        rows += judge(policy, prompts, answers)
+    for policy in ("start", "dpo"):
+        progress = _halves(ctx, len(rows), 2 * len(prompts))
+        said = subject.answers(ctx, prompts, settings, config.seed, reference=policy == "start", progress=progress)
+        kl = subject.divergence(ctx, said) if policy == "dpo" else None
+        verdicts = judged([prompt.prompt for prompt in prompts], [each.text for each in said], config.judge, cache)
+        rows += judge(policy, prompts, said, kl=kl, judged_refused=verdicts)
     return rows
 
 
@@ -133,13 +129,15 @@ def _write(ctx: Context[Config], name: str, schema: pa.Schema, rows: Sequence[di
 
 
 def _sources(config: Config, sources: Sources) -> dict[str, Any]:
+    if sources.network:  # a run: what it would fail of at its end is told at its beginning
+        check_judge(config.judge)
     return given_policy(config.model, sources) | {"prompts": identify_sets(config.prompts, sources)}
 
 
 STAGE = Stage(
     name="evaluate",
     config=Config,
-    version=2,
+    version=3,
     run=run,
     inputs=("tokenize", "subsample", "sft", "reference", "train"),
     sources=_sources,

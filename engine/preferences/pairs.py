@@ -36,12 +36,19 @@ class TokenRow:
 
 @dataclass(frozen=True)
 class TokenPair:
-    """One comparison: the same prompt ids, then the chosen or the rejected response."""
+    """One comparison: the same prompt ids, then the chosen or the rejected response.
+
+    Attributes:
+        prompt_id: the same for prompts that hardly differ; empty where nobody asks.
+        truncated: whether any id of the prompt or of a response was cut away.
+    """
 
     pair_id: str
     source: str
     chosen: TokenRow
     rejected: TokenRow
+    prompt_id: str = ""
+    truncated: bool = False
 
     @property
     def rows(self) -> tuple[TokenRow, TokenRow]:
@@ -68,14 +75,22 @@ def load_pairs(path: Path) -> list[TokenPair]:
     """The pairs of a TOKENS table, in its order. Raises DataError when the table is not one."""
     sides = ("chosen", "rejected")
     columns = [f"{side}_{part}" for side in sides for part in ("input_ids", "label_mask")]
-    table = read_table(path, TOKENS, ["pair_id", "source", *columns])
+    cuts = [f"{part}_cut_tokens" for part in ("prompt", *sides)]
+    table = read_table(path, TOKENS, ["pair_id", "source", "prompt_id", *columns, *cuts])
     ids = {side: list(_slices(table[f"{side}_input_ids"])) for side in sides}
     masks = {side: list(_slices(table[f"{side}_label_mask"])) for side in sides}
+    names = zip(*(table[name].to_pylist() for name in ("pair_id", "source", "prompt_id")), strict=True)
+    truncated = np.any([table[name].to_numpy() > 0 for name in cuts], axis=0).tolist()
     return [
-        TokenPair(pair_id, source, *(TokenRow(ids[side][row], masks[side][row]) for side in sides))
-        for row, (pair_id, source) in enumerate(
-            zip(table["pair_id"].to_pylist(), table["source"].to_pylist(), strict=True)
+        TokenPair(
+            pair_id,
+            source,
+            TokenRow(ids["chosen"][row], masks["chosen"][row]),
+            TokenRow(ids["rejected"][row], masks["rejected"][row]),
+            prompt_id,
+            truncated[row],
         )
+        for row, (pair_id, source, prompt_id) in enumerate(names)
     ]
 
 

@@ -74,10 +74,12 @@ SCORES = pa.schema([("pair_id", pa.string()), *_LOGPS])
 # The same on its way there and for other artifacts to take over, under the row's `scores.row_key`.
 SCORED_ROWS = pa.schema([("row_key", pa.binary(16)), *_LOGPS])
 
-# evaluate: one row a held-out pair, and one row a prompt and policy.
+# evaluate: one row a held-out pair, and one row a prompt and policy. `refused` is what the rules say, `judged_refused`
+# what a judge model says (null where none was asked, or none answered); `kl_per_token` is null for the starting policy.
 EVALUATED = pa.schema(
     [
         ("pair_id", pa.string()),
+        ("prompt_id", pa.string()),
         ("source", pa.string()),
         ("policy_chosen_logps", pa.float64()),
         ("policy_rejected_logps", pa.float64()),
@@ -86,8 +88,11 @@ EVALUATED = pa.schema(
         ("chosen_reward", pa.float64()),
         ("rejected_reward", pa.float64()),
         ("margin", pa.float64()),
+        ("loss", pa.float64()),
         ("chosen_scored_tokens", pa.int32()),
         ("rejected_scored_tokens", pa.int32()),
+        ("chosen_refuses", pa.bool_()),
+        ("truncated", pa.bool_()),
     ]
 )
 GENERATIONS = pa.schema(
@@ -95,6 +100,7 @@ GENERATIONS = pa.schema(
         ("policy", pa.string()),
         ("prompt", pa.string()),
         ("kind", pa.string()),
+        ("prompt_set", pa.string()),
         ("generation", pa.string()),
         ("tokens", pa.int32()),
         ("ended", pa.bool_()),
@@ -102,6 +108,24 @@ GENERATIONS = pa.schema(
         ("empty", pa.bool_()),
         ("repetitive", pa.bool_()),
         ("right", pa.bool_()),
+        ("expects", pa.string()),
+        ("repeated_share", pa.float64()),
+        ("kl_per_token", pa.float64()),
+        ("judged_refused", pa.bool_()),
+    ]
+)
+
+# compare: one row a pair that both models were judged on. `*_right` is 1, ½ for a tie, or 0; the log-ratio margin is
+# without β, so that it means the same whatever the two were trained with.
+COMPARED = pa.schema(
+    [
+        ("pair_id", pa.string()),
+        ("prompt_id", pa.string()),
+        ("source", pa.string()),
+        ("tonight_right", pa.float64()),
+        ("service_right", pa.float64()),
+        ("tonight_log_ratio_margin", pa.float64()),
+        ("service_log_ratio_margin", pa.float64()),
     ]
 )
 

@@ -3,7 +3,15 @@ import pytest
 from engine.errors import ModelError
 from engine.models.loading import Place
 from engine.models.lora import Lora, add_lora
-from engine.policies import given_policy, made_policy, open_policy, open_tokenizer, place_of, policy_name
+from engine.policies import (
+    given_policy,
+    made_policy,
+    open_policy,
+    open_tokenizer,
+    place_of,
+    policy_content,
+    policy_name,
+)
 from engine.preferences.tokenizing import train_bpe
 from engine.sources import ModelSource, Sources
 from engine.store import Artifact
@@ -48,6 +56,19 @@ def test_the_policy_that_the_sft_stage_made_is_opened(tmp_path, make_llama, toke
     assert policy.lm_head.weight.equal(made.lm_head.weight)
     # Not where it lies now: the name is part of the adapter, which must be the same artifact in any place.
     assert policy_name(inputs, ModelSource()) == "artifacts/sft/k/policy"
+
+
+def test_a_policy_that_was_made_and_one_that_is_given_are_the_same_where_their_content_is(
+    tmp_path, make_llama, tokenizer, sources
+):
+    for place, seed in (("sft/policy", 3), ("elsewhere", 3), ("other", 4)):
+        make_llama(vocab_size=len(tokenizer), seed=seed).save_pretrained(tmp_path / place)
+    made = policy_content({"sft": Artifact("sft", "k", tmp_path / "sft")}, ModelSource(), sources)
+    same, other = (
+        policy_content({}, ModelSource(name=path, policy=path), sources)
+        for path in (str(tmp_path / "elsewhere"), str(tmp_path / "other"))
+    )
+    assert made == same != other
 
 
 def test_a_given_model_is_opened(tokenized, model, make_llama, tokenizer, sources):

@@ -2,17 +2,26 @@ import json
 
 import pytest
 
+from engine.errors import ConfigError
+from engine.pipeline import Pipeline
 from engine.preferences.pairs import load_pairs
 from engine.preferences.schema import EVALUATED, GENERATIONS, read_table
+from tasks import STAGES
 
 PAIR_METRICS = {
     "eval_loss", "eval_rewards/chosen", "eval_rewards/rejected", "eval_rewards/accuracies", "eval_rewards/margins",
-    "eval_logps/chosen", "eval_logps/rejected", "eval_ties", "eval_longer_wins", "eval_pairs",
+    "eval_logps/chosen", "eval_logps/rejected", "eval_ties", "eval_longer_wins", "eval_length_baseline",
+    "eval_log_ratio_per_token/chosen", "eval_log_ratio_per_token/rejected", "eval_chosen_less_likely",
+    "eval_beats_length", "eval_calibration_error", "eval_pairs", "eval_prompts",
 }  # fmt: skip
 
 
-def metrics(made):
+def told(made):
     return json.loads(made.file("metrics.json").read_text("utf-8"))
+
+
+def metrics(made):
+    return told(made)["metrics"]
 
 
 def rows(made, name, schema):
@@ -47,6 +56,46 @@ def test_accuracy_stands_beside_the_accuracy_of_the_longer_one_wins(made, tiny):
     assert found["eval_pairs"] == len(pairs)
     wins = [(row["margin"] > 0) + 0.5 * (row["margin"] == 0) for row in rows(made, "pairs", EVALUATED)]
     assert found["eval_rewards/accuracies"] == pytest.approx(sum(wins) / len(wins))
+
+
+def test_what_is_sealed_tells_intervals_slices_calibration_and_what_the_numbers_mean_something_under(made, tiny):
+    found = told(made)
+    assert set(found) == {"metrics", "intervals", "slices", "calibration", "identity"}
+    for name, (low, high) in found["intervals"].items():
+        assert low <= found["metrics"][name] <= high, name
+    wanted = {"eval_rewards/accuracies", "eval_beats_length", "dpo/normal/refused", "dpo/all/empty"}
+    assert wanted <= set(found["intervals"])
+    assert made.metrics["intervals"] == found["intervals"]
+    pairs = {kind: sum(each["pairs"] for each in found["slices"] if each["slice"] == kind) for kind in ("length",)}
+    assert pairs == {"length": found["metrics"]["eval_pairs"]}
+    assert sum(each["pairs"] for each in found["calibration"]) == found["metrics"]["eval_pairs"]
+    identity = found["identity"]
+    assert (identity["beta"], identity["generation"], identity["max_new_tokens"]) == (0.1, "greedy", 4)
+    same, other = (told(tiny.artifact("evaluate", each))["identity"] for each in ("train.beta=0.3", "sft.seed=9"))
+    assert same["reference"] == identity["reference"] != other["reference"]
+
+
+def test_the_trained_policys_answers_tell_how_far_it_has_gone_and_the_starting_policys_do_not(made):
+    found = rows(made, "generations", GENERATIONS)
+    start, dpo = ([row["kl_per_token"] for row in found if row["policy"] == each] for each in ("start", "dpo"))
+    assert set(start) == {None}
+    assert all(each > 0 for each in dpo)
+    assert metrics(made)["dpo/all/kl_per_token"] == pytest.approx(sum(dpo) / len(dpo))
+
+
+def test_a_judge_is_asked_about_every_answer_and_its_key_is_missed_before_anything_runs(tiny, monkeypatch):
+    monkeypatch.delenv("A_KEY", raising=False)
+    judge = ('judge.url="http://127.0.0.1:9/v1"', 'judge.model="m"', "judge.key_variable=A_KEY", "judge.retries=0")
+    pipeline = Pipeline(STAGES, tiny.settings(*judge, "train.beta=0.7"), network=True)
+    with pytest.raises(ConfigError, match="the judge's key is not there"):
+        for stage in STAGES:
+            pipeline.run(stage)
+    assert pipeline.decisions["reference"].action == "reuse"  # what was made before is
+    assert "train" not in pipeline.decisions
+    monkeypatch.setenv("A_KEY", "k")
+    found = tiny.artifact("evaluate", *judge)  # nobody answers there, and the evaluation is made all the same
+    assert {row["judged_refused"] for row in rows(found, "generations", GENERATIONS)} == {None}
+    assert metrics(found)["dpo/all/judge_failed"] == 3
 
 
 def test_every_held_out_pair_has_its_row(made, tiny):
@@ -96,7 +145,7 @@ def test_sampling_is_the_same_for_the_same_seed(tiny):
 def test_other_prompts_are_another_evaluation_and_nothing_else(tiny, made):
     path = tiny.write("others.jsonl", [{"prompt": "How do I paint a door?", "kind": "normal"}])
     plan = tiny.plan(f'evaluate.prompts=["{path}"]')
-    assert [stage for stage, action in plan.items() if action == "run"] == ["evaluate"]
+    assert [stage for stage, action in plan.items() if action == "run"] == ["evaluate", "compare", "promote"]
     other = tiny.artifact("evaluate", f'evaluate.prompts=["{path}"]')
     assert "start/adversarial/count" not in metrics(other)
     assert metrics(other)["dpo/normal/count"] == 1

@@ -65,3 +65,10 @@ def test_ids_take_four_bytes_and_marks_one(tmp_path):
 def test_another_table_is_refused(tmp_path):
     with pytest.raises(DataError, match="other columns than it should"):
         load_pairs(written(tmp_path / "pairs.parquet", [], schema=PAIRS))
+
+
+@pytest.mark.parametrize("part", ["prompt", "chosen", "rejected"])
+def test_a_pair_knows_its_prompt_and_whether_any_part_of_it_was_cut(tmp_path, part):
+    whole, cut = row(0, [1], [2], [3]), row(1, [1], [2], [3]) | {f"{part}_cut_tokens": 2, "prompt_id": "other"}
+    pairs = load_pairs(written(tmp_path / "pairs.parquet", [whole, cut]))
+    assert [(pair.prompt_id, pair.truncated) for pair in pairs] == [("q", False), ("other", True)]

@@ -1,0 +1,135 @@
+"""A policy under judgement: the starting policy with an adapter on it, which scores pairs and answers prompts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from engine.policies import open_policy, open_tokenizer
+from engine.prompts import Prompt
+from engine.sources import ModelSource
+from engine.stage import Context
+from engine.store import Artifact
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from torch import Tensor
+
+    from engine.answering import Answer
+    from engine.models.generation import GenerationSettings
+    from engine.preferences.pairs import TokenPair
+    from engine.preferences.templates import Template
+
+
+@dataclass
+class Subject:
+    """It holds a whole model in memory, on its device and in eval mode.
+
+    Attributes:
+        max_prompt_length: ids that a prompt is cut to, as its training pairs were.
+        head: how its logits are had, as `Forward` has it; scoring pairs settles it.
+    """
+
+    model: "PeftModel"
+    template: "Template"
+    max_prompt_length: int
+    device: "torch.device"
+    head: Literal["fused", "module", "model"] = "module"
+
+    @classmethod
+    def open(
+        cls, ctx: Context[Any], inputs: Mapping[str, Artifact], source: ModelSource, how: Mapping[str, Any]
+    ) -> "Subject":
+        """Loads the policy that `tokenize`, `sft` (or what was given instead) and `train` made.
+
+        Args:
+            inputs: the artifacts of those stages.
+            how: `dtype`, `attention` and `quantization` that its reference was scored under.
+
+        Raises:
+            ModelError: it cannot be loaded, or its parts do not belong together.
+            TransientError: the Hub did not answer.
+        """
+        from peft import PeftModel
+
+        from engine.models.devices import pick_device, placed
+        from engine.models.fused_lora import fuse_lora
+        from engine.models.quantization import check_quantization
+        from engine.preferences.templates import template
+
+        device = pick_device(ctx.runtime.device, ctx.runtime.threads, deterministic=ctx.runtime.deterministic)
+        check_quantization(how["quantization"], how["dtype"], device)
+        policy = placed(open_policy(inputs, source, ctx.sources, **how), device)
+        adapted = PeftModel.from_pretrained(policy, str(inputs["train"].file("adapter")))
+        fuse_lora(adapted)
+        tokenized = inputs["tokenize"]
+        form = template(tokenized.handed_down["template"], open_tokenizer(tokenized, source))
+        return cls(adapted.eval(), form, tokenized.handed_down["max_prompt_length"], device)
+
+    def scores(self, ctx: Context[Any], pairs: "Sequence[TokenPair]", *, reference: bool = False) -> "Tensor":
+        """(pairs, 2) float64 on the CPU: logps of the chosen and the rejected responses.
+
+        Args:
+            reference: of the starting policy, the adapter switched off.
+        """
+        import torch
+
+        from engine.fitting import scoring_passes
+        from engine.models.scoring import score_pairs
+
+        with self.model.disable_adapter() if reference else nullcontext():
+            passes = scoring_passes(ctx, self.model, pairs, self._pad_id)
+            self.head = passes.forward.head
+            scores = score_pairs(self.model, pairs, passes, progress=lambda done: ctx.progress(done, len(pairs)))
+        rows = [(score.chosen_logps, score.rejected_logps) for score in scores]
+        return torch.tensor(rows, dtype=torch.float64).reshape(-1, 2)
+
+    def answers(
+        self,
+        ctx: Context[Any],
+        prompts: Sequence[Prompt],
+        settings: "GenerationSettings",
+        seed: int,
+        *,
+        reference: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> "list[Answer]":
+        """One answer a prompt, in order.
+
+        Args:
+            reference: of the starting policy, the adapter switched off.
+        """
+        from engine.answering import answer
+
+        with self.model.disable_adapter() if reference else nullcontext():
+            return answer(
+                self.model,
+                self.template,
+                [prompt.prompt for prompt in prompts],
+                settings=settings,
+                max_prompt_length=self.max_prompt_length,
+                seed=seed,
+                batch_size=ctx.runtime.generation_batch,
+                device=self.device,
+                progress=progress,
+            )
+
+    def divergence(self, ctx: Context[Any], said: "Sequence[Answer]") -> list[float]:
+        """KL to the starting policy per token of each of its own answers, in nats; see `answer_kl`."""
+        from engine.models.divergence import answer_kl
+
+        return answer_kl(
+            self.model,
+            [each.prompt_ids for each in said],
+            [each.ids for each in said],
+            [each.ended for each in said],
+            batch_size=ctx.runtime.generation_batch,
+            pad_id=self._pad_id,
+            device=self.device,
+            head=self.head,
+        )
+
+    @property
+    def _pad_id(self) -> int:
+        return self.template.tokenizer.pad_token_id or 0
