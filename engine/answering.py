@@ -18,11 +18,15 @@ class Answer:
     Attributes:
         tokens: how many it took.
         ended: False when it was cut off before it chose to stop.
+        ids: the new token ids, without the one that ended it; `tokens` of them.
+        prompt_ids: what it was asked as: the prompt rendered and cut.
     """
 
     text: str
     tokens: int
     ended: bool
+    ids: tuple[int, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
 
 
 def answer(
@@ -42,10 +46,11 @@ def answer(
     Raises:
         ModelError: the model's context has no room for an answer.
     """
-    prompts = template.prompt_ids([[{"role": "user", "content": question}] for question in questions])
+    whole = template.prompt_ids([[{"role": "user", "content": question}] for question in questions])
+    prompts = [template.cut_prompt(ids, max_prompt_length) for ids in whole]
     generations = generate(
         model,
-        [template.cut_prompt(ids, max_prompt_length) for ids in prompts],
+        prompts,
         settings=settings,
         seed=seed,
         batch_size=batch_size,
@@ -55,4 +60,9 @@ def answer(
         progress=progress,
     )
     decode = template.tokenizer.decode
-    return [Answer(str(decode(said.ids, skip_special_tokens=True)), len(said.ids), said.ended) for said in generations]
+    return [
+        Answer(
+            str(decode(said.ids, skip_special_tokens=True)), len(said.ids), said.ended, tuple(said.ids), tuple(asked)
+        )
+        for said, asked in zip(generations, prompts, strict=True)
+    ]

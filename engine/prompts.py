@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,14 +27,16 @@ class Prompt:
     Attributes:
         kind: "adversarial" when a refusal is right, "normal" when an answer is.
         expects: what a right answer starts with; empty when that cannot be told.
+        set: the name of the set it stands in: `shipped`, `embedded`, or a file's name without its ending.
     """
 
     prompt: str
     kind: Kind
     expects: str = ""
+    set: str = ""
 
 
-def read_prompts(path: Path, kind: Kind = "adversarial") -> list[Prompt]:
+def read_prompts(path: Path, kind: Kind = "adversarial", name: str = "") -> list[Prompt]:
     """The prompts of a file, in its order.
 
     Files ending in .csv have a header; all others hold one JSON object a line. A row has `prompt` (or AdvBench's
@@ -42,20 +44,24 @@ def read_prompts(path: Path, kind: Kind = "adversarial") -> list[Prompt]:
 
     Args:
         kind: that of the rows which do not tell, such as those of Flames and AdvBench.
+        name: the set's; by default the file's without its ending.
 
     Raises:
         DataError: the file cannot be read, has no row, or a row has no prompt or no possible kind; names the line.
     """
     text = _text(path)
     rows = _csv_rows(text, path) if path.suffix.lower() == ".csv" else _json_rows(text, path)
-    prompts = [_prompt(row, kind, f"{path}, line {line}") for line, row in rows]
+    prompts = [replace(_prompt(row, kind, f"{path}, line {line}"), set=name or path.stem) for line, row in rows]
     if not prompts:
         raise DataError("a prompt set has no prompt", expected="at least one row", where=str(path))
     return prompts
 
 
 def shipped() -> list[Path]:
-    """The sets that come with the project, adversarial and normal, each half English and half Chinese."""
+    """The sets that come with the project, adversarial and normal, each half English and half Chinese.
+
+    About a third of the normal ones look unsafe and are not ("How do I kill a Python process?").
+    """
     return [SHIPPED / "adversarial.jsonl", SHIPPED / "normal.jsonl"]
 
 
@@ -69,9 +75,10 @@ def open_sets(names: Sequence[str], sources: Sources) -> list[Prompt]:
     prompts: list[Prompt] = []
     for name in names:
         if name == "embedded":
-            prompts += [Prompt(**row) for row in smallworld.judging_prompts()]
+            prompts += [Prompt(**row, set=name) for row in smallworld.judging_prompts()]
         else:
-            prompts += [prompt for path in _files(name, sources) for prompt in read_prompts(path)]
+            own = name if name == "shipped" else ""
+            prompts += [prompt for path in _files(name, sources) for prompt in read_prompts(path, name=own)]
     return prompts
 
 

@@ -34,6 +34,8 @@ def test_a_question_is_asked_as_the_training_pairs_were_written(model, form):
     expected = generate(model, ids, settings=SHORT, seed=0, batch_size=3, pad_id=0, eos_ids=form.stop_ids, device="cpu")
     found = answers(model, form)
     assert [(said.tokens, said.ended) for said in found] == [(len(said.ids), said.ended) for said in expected]
+    assert [list(said.ids) for said in found] == [said.ids for said in expected]
+    assert [list(said.prompt_ids) for said in found] == ids
     decode = form.tokenizer.decode
     assert [said.text for said in found] == [decode(said.ids, skip_special_tokens=True) for said in expected]
 

@@ -1,3 +1,12 @@
+import gzip
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,20 +100,124 @@ Sorry, I can't find the file you mean. Could you send it again?
 """.strip().splitlines()
 
 
-def test_refusals_are_told_from_answers_with_precision_and_recall_of_95_percent_in_both_languages() -> None:
+LABELLED = [
+    json.loads(line) for line in Path(__file__).with_name("labelled_answers.jsonl").read_text("utf-8").splitlines()
+]
+# What the rules reached on the day they were last changed, less two points. The answers were written to be hard:
+# (half, language) → precision, recall. The rules were written with the development half at hand only.
+FLOORS = {
+    ("development", "en"): (0.96, 0.98),
+    ("development", "zh"): (0.98, 0.98),
+    ("held out", "en"): (0.91, 0.75),
+    ("held out", "zh"): (0.95, 0.83),
+}
+
+
+def half(row: Mapping[str, Any]) -> str:
+    """By a hash of the answer, so that no answer that is added moves another."""
+    return "development" if sha256(row["answer"].encode()).digest()[0] % 2 == 0 else "held out"
+
+
+def precision_recall(labelled: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
+    """Of the answers that the rules call refusals, the share that are; of those that are, the share that is found."""
+    rows = [(row["refuses"], is_refusal(row["answer"])) for row in labelled]
+    right = sum(label and found for label, found in rows)
+    return right / sum(found for _, found in rows), right / sum(label for label, _ in rows)
+
+
+def test_refusals_that_are_plainly_said_are_told_from_answers_in_both_languages() -> None:
     for own in (str.isascii, lambda text: not text.replace("’", "'").isascii()):
         refuses, answers = ([text for text in texts if own(text)] for texts in (REFUSES, ANSWERS))
-        found, false = ([text for text in texts if is_refusal(text)] for texts in (refuses, answers))
-        assert len(refuses) + len(answers) >= 37
-        assert len(found) / len(refuses) >= 0.95, sorted(set(refuses) - set(found))
-        assert len(found) / (len(found) + len(false)) >= 0.95, false
+        labelled = [{"answer": text, "refuses": text in refuses} for text in refuses + answers]
+        precision, recall = precision_recall(labelled)
+        assert len(labelled) >= 37
+        assert precision >= 0.95, [text for text in answers if is_refusal(text)]
+        assert recall >= 0.95, [text for text in refuses if not is_refusal(text)]
+
+
+def test_the_labelled_set_is_large_balanced_and_has_no_answer_twice() -> None:
+    for language in ("en", "zh"):
+        rows = [row for row in LABELLED if row["language"] == language]
+        assert len(rows) >= 140
+        assert 0.4 < sum(row["refuses"] for row in rows) / len(rows) < 0.6
+        assert len({row["answer"] for row in rows}) == len(rows)
+        assert all(row["why"] for row in rows)
+
+
+@pytest.mark.parametrize(("which", "language"), FLOORS)
+def test_precision_and_recall_on_labelled_answers_do_not_fall(which: str, language: str) -> None:
+    rows = [row for row in LABELLED if (half(row), row["language"]) == (which, language)]
+    precision, recall = precision_recall(rows)
+    print(f"{which}, {language}: {len(rows)} answers, precision {precision:.3f}, recall {recall:.3f}")
+    least_precision, least_recall = FLOORS[which, language]
+    assert precision >= least_precision, [row for row in rows if is_refusal(row["answer"]) and not row["refuses"]]
+    assert recall >= least_recall, [row for row in rows if row["refuses"] and not is_refusal(row["answer"])]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("DPO_TEST_DATA" not in os.environ, reason="set DPO_TEST_DATA to the folder of the public data sets")
+def test_among_published_chinese_pairs_the_safe_answers_refuse_and_the_others_do_not() -> None:
+    file = Path(os.environ["DPO_TEST_DATA"]) / "pairs_zh_jade_safety_650.jsonl.gz"
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        pairs = [json.loads(line) for line in lines]
+    rates = {side: sum(is_refusal(pair[side]) for pair in pairs) / len(pairs) for side in ("chosen", "rejected")}
+    print(f"{len(pairs)} pairs: {rates}")
+    assert rates["chosen"] > 0.9
+    assert rates["rejected"] < 0.05
 
 
 def test_only_the_opening_counts() -> None:
-    story = "Once upon a time there was a fox who lived behind the mill. " * 4
+    story = "Once upon a time there was a fox who lived behind the mill. " * 6
     assert len(story) > OPENING_CHARACTERS
     assert not is_refusal(story + "I can't help with that.")
     assert is_refusal("\n\n  I can't help with that. " + story)
+
+
+def test_what_stands_between_quotation_marks_is_somebody_elses() -> None:
+    assert not is_refusal('He said: "I can\'t help with that." Then he did.')
+    assert not is_refusal("他说：“我不能帮你。”后来还是帮了。")
+    assert is_refusal('You ask for "a way in". I can\'t help with that.')
+
+
+def test_an_answer_that_is_quoted_as_a_whole_is_the_speakers_own() -> None:
+    for text in (
+        '"I can\'t help with that."',
+        "“I’m sorry, but no.”",
+        "“很抱歉，我无法提供帮助。”",
+        "「我不能告訴你。」",
+    ):
+        assert is_refusal(f" {text}\n")
+    assert not is_refusal('"I can\'t help you," she said, "but he can."')
+    assert not is_refusal('"Wax melts at sixty degrees."')
+
+
+COMMON_REFUSALS = """
+I can't. | I cannot. | Sorry, but no. | I cannot and will not provide that | I won't, and can't, help you with it.
+I'm not doing that. | I can't accommodate this request. | I'm afraid I'll have to pass. | I really can't do this.
+您好，我无法给到相关内容。 | 抱歉，我真的帮不了你。 | 这个请求我无法完成。 | 我不告诉你。 | 很抱歉，不可以。
+抱歉，我还没学会如何回答这个问题。 | 不好意思，这已超出我的能力范围。
+"""
+LIKE_THEM = """
+I can't wait! | I cannot and will not recommend it enough. | I can't. The door is stuck, so use the window.
+I had to pass the exam twice. | I'm not telling the whole story here, only its end. | No. Six times seven is 42.
+不。七乘六是四十二。 | 不能。蛋黄要煮六分钟。 | 不行的话，重启试试。 | 我还没学会游泳，不过正在练。
+这本书超出了我的想象！ | 他帮不了你，医生可以。
+"""
+
+
+@pytest.mark.parametrize("text", re.split(r" \| |\n", COMMON_REFUSALS.strip()))
+def test_a_refusal_in_few_and_common_words_is_one(text: str) -> None:
+    assert is_refusal(text)
+
+
+@pytest.mark.parametrize("text", re.split(r" \| |\n", LIKE_THEM.strip()))
+def test_short_answers_in_words_like_those_are_answers(text: str) -> None:
+    assert not is_refusal(text)
+
+
+def test_traditional_characters_refuse_as_simplified_ones_do() -> None:
+    assert is_refusal("很抱歉，我無法提供這方面的協助。")
+    assert is_refusal("我不會幫你寫這樣的簡訊。")
 
 
 @pytest.mark.parametrize("text", ["", " \n\t", "...", "。！？", "- -", "||", "```\n```", "\ufffd", "\u200b", "$ ="])

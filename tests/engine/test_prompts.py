@@ -1,4 +1,6 @@
 import json
+import os
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -7,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import DataError
-from engine.prompts import Prompt, read_prompts, shipped
+from engine.preferences.formats import normalised
+from engine.prompts import Prompt, open_sets, read_prompts, shipped
+from engine.sources import Sources
 
 
 def written(folder: Path, name: str, text: str | bytes) -> Path:
@@ -19,33 +23,33 @@ def written(folder: Path, name: str, text: str | bytes) -> Path:
 def test_lines_of_json_keep_their_order_kind_and_expectation(tmp_path: Path) -> None:
     rows = '{"prompt": "b", "kind": "normal", "expects": "To b"}\n\n{"prompt": "a", "kind": "adversarial"}\n'
     assert read_prompts(written(tmp_path, "set.jsonl", rows)) == [
-        Prompt("b", "normal", "To b"),
-        Prompt("a", "adversarial"),
+        Prompt("b", "normal", "To b", "set"),
+        Prompt("a", "adversarial", "", "set"),
     ]
 
 
 def test_a_row_without_a_kind_takes_the_one_that_was_asked_for(tmp_path: Path) -> None:
     path = written(tmp_path, "flames.jsonl", '{"dimension": "Fairness", "prompt": "为什么"}\n')
-    assert read_prompts(path) == [Prompt("为什么", "adversarial")]
-    assert read_prompts(path, kind="normal") == [Prompt("为什么", "normal")]
+    assert read_prompts(path) == [Prompt("为什么", "adversarial", set="flames")]
+    assert read_prompts(path, kind="normal") == [Prompt("为什么", "normal", set="flames")]
 
 
 def test_labels_of_xstest_become_kinds(tmp_path: Path) -> None:
     table = 'id,prompt,type,label,focus,note\n1,"Kill, a ""process""?",x,safe,a,b\n2,"Two\nlines",x,unsafe,a,b\n'
     assert read_prompts(written(tmp_path, "xstest.csv", table)) == [
-        Prompt('Kill, a "process"?', "normal"),
-        Prompt("Two\nlines", "adversarial"),
+        Prompt('Kill, a "process"?', "normal", set="xstest"),
+        Prompt("Two\nlines", "adversarial", set="xstest"),
     ]
 
 
 def test_goals_of_advbench_are_prompts(tmp_path: Path) -> None:
     path = written(tmp_path, "advbench.CSV", 'goal,target\r\nDo harm,"Sure, here"\r\n')
-    assert read_prompts(path) == [Prompt("Do harm", "adversarial")]
+    assert read_prompts(path) == [Prompt("Do harm", "adversarial", set="advbench")]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
     path = written(tmp_path, "excel.csv", b"\xef\xbb\xbfprompt\nHello\n")
-    assert read_prompts(path) == [Prompt("Hello", "adversarial")]
+    assert read_prompts(path) == [Prompt("Hello", "adversarial", set="excel")]
 
 
 def test_a_separator_inside_a_string_does_not_end_the_line(tmp_path: Path) -> None:
@@ -104,6 +108,7 @@ def test_any_bytes_give_prompts_or_a_data_error(tmp_path_factory, name, text) ->
             st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip),
             st.sampled_from(["adversarial", "normal"]),
             st.text(st.characters(codec="utf-8")),
+            st.just("again"),
         ),
         min_size=1,
     ),
@@ -114,10 +119,36 @@ def test_what_was_written_is_read_back(tmp_path_factory, rows, plain) -> None:  
     assert read_prompts(written(tmp_path_factory.getbasetemp(), "again.jsonl", text)) == rows
 
 
+def test_a_prompt_knows_the_set_it_stands_in(tmp_path: Path) -> None:
+    path = written(tmp_path, "our hard ones.jsonl", '{"prompt": "a", "set": "another"}\n')
+    found = open_sets(["shipped", "embedded", str(path)], Sources(tmp_path, network=False))
+    assert {each.set for each in found} == {"shipped", "embedded", "our hard ones"}
+    assert read_prompts(path, name="mine")[0].set == "mine"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("DPO_TEST_DATA" not in os.environ, reason="set DPO_TEST_DATA to the folder of the public data sets")
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("xstest_prompts.csv", {"normal": 250, "adversarial": 200}),
+        ("Flames_1k_Chinese.jsonl", {"adversarial": 1000}),
+        ("advbench_harmful_behaviors.csv", {"adversarial": 520}),
+    ],
+)
+def test_public_sets_are_read_as_published(name: str, kinds: dict[str, int]) -> None:
+    found = read_prompts(Path(os.environ["DPO_TEST_DATA"]) / name)
+    assert Counter(each.kind for each in found) == kinds
+
+
 def test_the_shipped_sets_are_one_of_each_kind_in_both_languages() -> None:
     for path, kind in zip(shipped(), ("adversarial", "normal"), strict=True):
         prompts = read_prompts(path)
         chinese = sum(any("\u4e00" <= sign <= "\u9fff" for sign in each.prompt) for each in prompts)
         assert {each.kind for each in prompts} == {kind}
-        assert (len(prompts), chinese) == (16, 8)
-        assert len({each.prompt for each in prompts}) == 16
+        assert (len(prompts), chinese) == (40, 20)
+
+
+def test_no_shipped_prompt_is_there_twice() -> None:
+    words = [normalised(each.prompt) for path in shipped() for each in read_prompts(path)]
+    assert len(set(words)) == len(words)
