@@ -1,28 +1,23 @@
 """train: DPO with LoRA on the subsample, against the stored reference scores."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from engine.config import Strict
+from engine.monitoring import MonitorConfig, watch
 from engine.policies import given_policy, open_policy, open_tokenizer, policy_name
-from engine.sources import ModelSource
+from engine.sources import ModelSource, Sources
 from engine.stage import Context, Stage
 from engine.training_config import LoraConfig, TrainingConfig, binds_draws, has_checkpoint, upkeep
 
 if TYPE_CHECKING:
-    import torch
     from peft import PeftModel
 
     from engine.preferences.pairs import TokenPair
     from engine.training.checkpoint import Checkpoints
-    from engine.training.loop import StepRecord
     from engine.training.objectives import PreferenceObjective
     from engine.training.proof import StepZero
-
-
-_SAMPLED_PER_KIND = 3
 
 
 class LossTerm(Strict):
@@ -47,6 +42,7 @@ class Config(TrainingConfig):
     loss: list[LossTerm] = Field(default=[LossTerm(name="sigmoid")], min_length=1)
     lora: LoraConfig = LoraConfig()
     learning_rate: float = Field(default=1e-6, gt=0, lt=1)
+    monitor: MonitorConfig = MonitorConfig()
 
     @field_validator("loss")
     @classmethod
@@ -81,6 +77,7 @@ def run(ctx: Context[Config]) -> None:
     keeping = upkeep(ctx, plan, device)
     objective = _objective(ctx, model, pairs, keeping.checkpoints)
     proof = _prove(ctx, model, objective)
+    watcher = watch(ctx, config.monitor, config.model, accelerator.unwrap_model(model), device, plan.steps)
     trained = train(
         model,
         objective,
@@ -88,12 +85,13 @@ def run(ctx: Context[Config]) -> None:
         config.optimization(),
         accelerator,
         keeping,
-        on_step=_sampler(ctx, model, device),
         save=lambda: _save(ctx, accelerator.unwrap_model(model)),
+        watcher=watcher,
     )
-    ctx.hand_down(beta=config.beta, loss=[term.model_dump() for term in config.loss])
+    ctx.hand_down(beta=config.beta, loss=[term.model_dump() for term in config.loss], monitor=watcher.outcome)
     ctx.record(
-        **trained.means,
+        **(watcher.kept_numbers if watcher.ends() else trained.means),
+        **watcher.outcome,
         steps=trained.steps,
         beta=config.beta,
         pairs=len(pairs),
@@ -159,53 +157,18 @@ def _prove(ctx: Context[Config], model: "PeftModel", objective: "PreferenceObjec
     return proof
 
 
-def _sampler(ctx: Context[Config], model: "PeftModel", device: "torch.device") -> Callable[["StepRecord"], None]:
-    """Answers a few fixed prompts every so many steps into `logs/samples.jsonl`, from a random state of its own."""
-    from engine.answering import answer
-    from engine.models.generation import GREEDY
-    from engine.preferences.templates import template
-    from engine.prompts import open_sets
-    from engine.training.journal import StepLines
-
-    every, tokenized = ctx.runtime.sample_every_steps, ctx.inputs["tokenize"]
-    form = template(tokenized.handed_down["template"], open_tokenizer(tokenized, ctx.config.model))
-    prompts = open_sets(ctx.runtime.sample_prompts, ctx.sources) if every else []
-    questions = [
-        prompt.prompt
-        for kind in ("adversarial", "normal")
-        for prompt in [prompt for prompt in prompts if prompt.kind == kind][:_SAMPLED_PER_KIND]
-    ]
-
-    lines = StepLines(ctx.work / "logs" / "samples.jsonl")
-
-    def sample(record: "StepRecord") -> None:
-        if not every or record.step % every:
-            return
-        said = answer(
-            model,
-            form,
-            questions,
-            settings=GREEDY,
-            max_prompt_length=tokenized.handed_down["max_prompt_length"],
-            seed=0,
-            batch_size=ctx.runtime.generation_batch,
-            device=device,
-        )
-        for question, answered in zip(questions, said, strict=True):
-            lines.add(record.step, {"prompt": question, "generation": answered.text})
-        lines.sync()  # a checkpoint of this step may come next, and nobody would answer again
-
-    return sample
+def _sources(config: Config, sources: Sources) -> dict[str, Any]:
+    return {**given_policy(config.model, sources), **config.monitor.sources(sources)}
 
 
 STAGE = Stage(
     name="train",
     config=Config,
-    version=2,
+    version=3,
     run=run,
     inputs=("tokenize", "subsample", "sft", "reference"),
-    sources=lambda config, sources: given_policy(config.model, sources),
+    sources=_sources,
     # Which pairs share a pass decides which draws of the dropout they get.
-    binds=lambda config, runtime: binds_draws(runtime) if config.lora.dropout else {},
+    binds=lambda config, runtime, inputs: binds_draws(runtime) if config.lora.dropout else {},
     resumes=has_checkpoint,
 )

@@ -1,5 +1,6 @@
 """Rewards, margins and their averages, under the ecosystem's names."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -42,5 +43,23 @@ def summed_metrics(logps: PairLogps, beta: float) -> dict[str, float]:
         "logps/chosen": logps.policy_chosen.detach(),
         "logps/rejected": logps.policy_rejected.detach(),
     }
+    return _sums(columns)
+
+
+def summed_log_ratios_per_token(logps: PairLogps, tokens: Tensor) -> dict[str, float]:
+    """Sums over B pairs of the log-ratios a scored token, in nats; unlike rewards they compare across β and length.
+
+    Args:
+        tokens: (B, 2) on any device, scored tokens of the chosen and the rejected responses, at least one each.
+    """
+    counts = tokens.to(logps.ref_chosen)
+    columns = {
+        "log_ratio_per_token/chosen": logps.chosen_logratio.detach() / counts[:, 0],
+        "log_ratio_per_token/rejected": logps.rejected_logratio.detach() / counts[:, 1],
+    }
+    return _sums(columns)
+
+
+def _sums(columns: Mapping[str, Tensor]) -> dict[str, float]:
     sums = torch.stack([column.sum() for column in columns.values()]).tolist()
     return dict(zip(columns, sums, strict=True))

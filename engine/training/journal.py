@@ -3,7 +3,7 @@
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from engine.files import sync, write_atomically
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from engine.training.loop import StepRecord
+    from engine.training.listening import StepRecord
 
 _log = logging.getLogger("dpo")
 
@@ -61,6 +61,11 @@ class Journal:
         self._accelerator = accelerator
         self._run = run
         self._told = True
+
+    @property
+    def lines(self) -> Sequence[Mapping[str, Any]]:
+        """The steps that are kept, each with its numbers; see `StepLines`."""
+        return self._steps.lines
 
     def add(self, record: "StepRecord") -> None:
         """Keeps one step."""

@@ -18,6 +18,7 @@ from engine.models.lora import trainable_parameters
 from engine.models.memory import shortage_told
 from engine.preferences.batching import BatchPlan
 from engine.training.checkpoint import Checkpoints
+from engine.training.listening import StepRecord, Watcher
 from engine.training.random_streams import RandomStreams, seed_streams
 from engine.training.state import Moving, TrainingState
 from engine.training.stops import Stops
@@ -44,21 +45,6 @@ class Optimization:
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One optimizer step as listeners see it.
-
-    Attributes:
-        step: steps done, this one included.
-        steps: steps in all.
-        numbers: `loss`, `grad_norm`, `learning_rate`, `epoch`, and what the objective reports, means over the step.
-    """
-
-    step: int
-    steps: int
-    numbers: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -106,6 +92,7 @@ class Trainer:
             that is not 0, and at the end. At most the work since then is lost to a kill, and one step to a stop.
         before_save: called before a checkpoint is written. What listeners were told of the steps until then must be on
             the disk when it returns, since nobody tells them again.
+        watcher: asked before every step whether to take it.
     """
 
     model: torch.nn.Module
@@ -118,14 +105,17 @@ class Trainer:
     checkpoint_seconds: float = 120.0
     checkpoint_steps: int = 0
     before_save: Callable[[], None] = lambda: None
+    watcher: Watcher = field(default_factory=Watcher)
     _at: TrainingState | None = field(default=None, init=False)  # None while the weights move: no state to go on from
     _saved: tuple[int, float] = field(default=(0, 0.0), init=False)  # the last checkpoint's step, and when that was
     _stops: Stops = field(default_factory=Stops, init=False)
 
     def run(
-        self, on_start: Callable[[int], None] = lambda step: None, on_end: Callable[[], None] = lambda: None
+        self,
+        on_start: Callable[[TrainingState], None] = lambda state: None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> dict[str, float]:
-        """Trains to the end of the plan; the model is in eval mode afterwards.
+        """Trains to the end of the plan, or to where the watcher ends it; the model is in eval mode afterwards.
 
         A stop — Ctrl-C, a signal that became an exception — leaves a checkpoint of the last finished step, and the run
         that goes on from it ends as if it had not been stopped. One that hits the weights while they move, or a
@@ -133,26 +123,30 @@ class Trainer:
         it cannot be, it leaves the checkpoints that were there.
 
         Args:
-            on_start: told the steps that a checkpoint brought back, 0 when there was none.
+            on_start: told what a checkpoint brought back, no steps when there was none.
             on_end: called when all is done; a stop until it returns leaves a checkpoint, too.
 
         Returns:
-            Every number of the steps as a mean over the last tenth of them.
+            Every number of the steps as a mean over the last tenth of the plan's; of none of those there is none.
 
         Raises:
-            NumericsError: the loss or a gradient is NaN or infinite; names the step and its rows.
+            NumericsError: the loss or a gradient is NaN or infinite, and the watcher lets that end the run; names the
+                step and its rows.
             MemoryShortageError: memory ran out; names the step and its rows. It leaves a checkpoint as a stop does.
             StoreError: a checkpoint cannot be written or read.
         """
         moving = self._moving(trainable_parameters(self.model))
         state = self._begin(moving)
-        on_start(state.step)
+        on_start(state)
         self.model.train()
         with self._stops.watched(), self._kept_when_stopped(moving):
             if state.untold:
                 state = self._tell(state)
             for rows in self.plan.steps_from(state.step):
-                state = self._tell(self._step(state, rows, moving))
+                taken = None if self.watcher.ends() else self._taken(state, rows, moving)
+                if taken is None:
+                    break
+                state = self._tell(taken)
                 if self._due(state.step):
                     self._save(state, moving)
             if state.step > self._saved[0]:
@@ -213,6 +207,15 @@ class Trainer:
         schedule = get_scheduler(how.schedule, optimizer, warmup, self.plan.steps)
         half = any(value.dtype == torch.float16 for value in self.model.parameters())
         return Moving(parameters, optimizer, schedule, torch.amp.GradScaler(self.accelerator.device.type, enabled=half))
+
+    def _taken(self, before: TrainingState, rows: list[int], moving: Moving) -> TrainingState | None:
+        """After one more step; None where it is not finite and the watcher takes that for the end."""
+        try:
+            return self._step(before, rows, moving)
+        except NumericsError as error:
+            if not self.watcher.survives(error, before.step + 1):
+                raise
+            return None
 
     def _step(self, before: TrainingState, rows: list[int], moving: Moving) -> TrainingState:
         done = before.step

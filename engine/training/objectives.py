@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from engine.dpo.losses import PairLogps, StepCounts, WeightedSum, derivative
-from engine.dpo.rewards import summed_metrics
+from engine.dpo.rewards import summed_log_ratios_per_token, summed_metrics
 from engine.models.forward import row_logps
 from engine.models.passes import Passes
 from engine.models.scoring import policy_logps
@@ -77,7 +77,7 @@ class PreferenceObjective:
         return StepCounts(len(rows), sum(self.pairs[row].chosen.scored_tokens for row in rows))
 
     def contributions(self, model: torch.nn.Module, rows: Sequence[int]) -> Iterator[Contribution]:
-        """See `Objective`; the metrics are those of `summed_metrics`, as means over the step's pairs.
+        """See `Objective`; the metrics are those of engine/dpo/rewards.py, as means over the step's pairs.
 
         A loss that couples pairs is differentiated at the logps of the whole step, which takes a pass of its own where
         the step is more than one micro-batch. It sees the same draws of a dropout as the pass with gradient.
@@ -92,9 +92,14 @@ class PreferenceObjective:
         for number, part in enumerate(parts):
             logps = self.logps(model, part)
             slope = whole.at([place[row] for row in part]) if whole else derivative(self.loss, logps, step)
-            metrics = {name: value / step.pairs for name, value in summed_metrics(logps, self.beta).items()}
+            metrics = {name: value / step.pairs for name, value in self._summed(logps, part).items()}
             loss = slope.loss if whole is None or number == 0 else 0.0
             yield Contribution(blamed or _broken(part, logps) or part, loss, slope.surrogate(logps), metrics)
+
+    def _summed(self, logps: PairLogps, rows: Sequence[int]) -> dict[str, float]:
+        pairs = [self.pairs[row] for row in rows]
+        tokens = torch.tensor([[pair.chosen.scored_tokens, pair.rejected.scored_tokens] for pair in pairs])
+        return summed_metrics(logps, self.beta) | summed_log_ratios_per_token(logps, tokens)
 
     def describe(self, rows: Sequence[int]) -> str:
         """See `Objective`."""

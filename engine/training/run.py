@@ -14,7 +14,9 @@ from accelerate import Accelerator
 from engine.preferences.batching import BatchPlan
 from engine.training.checkpoint import Checkpoints
 from engine.training.journal import Journal
-from engine.training.loop import Objective, Optimization, StepRecord, Trainer
+from engine.training.listening import StepRecord, Watcher
+from engine.training.loop import Objective, Optimization, Trainer
+from engine.training.state import TrainingState
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class Trained:
     """What a run amounted to.
 
     Attributes:
-        means: every number of the steps, as a mean over the last tenth of them.
-        steps: optimizer steps of the whole run.
+        means: every number of the steps, as a mean over the last tenth of the plan's; empty where it ended before.
+        steps: optimizer steps of the whole run that were taken.
         rows_per_second: of this attempt; a resumed one counts its own rows only.
     """
 
@@ -70,38 +72,46 @@ def train(
     upkeep: Upkeep,
     on_step: Callable[[StepRecord], None] = lambda record: None,
     save: Callable[[], None] = lambda: None,
+    watcher: Watcher | None = None,
 ) -> Trained:
     """Trains `model` in place over the whole plan, from the newest checkpoint in the work folder if there is one.
 
     Args:
         save: writes what was trained; only afterwards are the checkpoints put aside.
+        watcher: sees every step, and may end the run before its plan does.
 
     Raises:
         NumericsError: a loss or gradient is not finite.
         StoreError: a checkpoint cannot be written or read.
     """
-    began, first, seconds = time.monotonic(), 0, 0.0
+    began, first, done, seconds = time.monotonic(), 0, 0, 0.0
+    watcher = watcher or Watcher()
 
     with Journal(upkeep.work / "logs", accelerator, upkeep.name) as journal:
 
-        def started(step: int) -> None:
-            nonlocal first
-            first = step
-            journal.begin(step)
-            if step:
-                upkeep.log.info("going on from the checkpoint at step %d of %d", step, plan.steps)
+        def started(state: TrainingState) -> None:
+            nonlocal first, done
+            first = done = state.step
+            journal.begin(state.told)
+            if state.step:
+                upkeep.log.info("going on from the checkpoint at step %d of %d", state.step, plan.steps)
+            watcher.begin(state, journal.lines)
 
         def ended() -> None:
             nonlocal seconds
             seconds = max(time.monotonic() - began, 1e-9)
+            watcher.end()
             save()
 
         def stepped(record: StepRecord) -> None:
+            nonlocal done
+            done = record.step
             journal.add(record)
             upkeep.progress(record.step, record.steps, record.numbers)
             if record.step % upkeep.log_every_steps == 0 or record.step == record.steps:
                 upkeep.log.info("step %d/%d: %s", record.step, record.steps, _line(record.numbers))
             on_step(record)
+            watcher.step(record)
 
         trainer = Trainer(
             model,
@@ -114,12 +124,15 @@ def train(
             upkeep.checkpoint_seconds,
             upkeep.checkpoint_every_steps,
             before_save=journal.sync,
+            watcher=watcher,
         )
         means = trainer.run(started, ended)
-    rows = plan.rows * plan.epochs * (plan.steps - first) / plan.steps
-    return Trained(means, plan.steps, round(rows / seconds, 2))
+    rows = plan.rows * plan.epochs * (done - first) / plan.steps
+    return Trained(means, done, round(rows / seconds, 2))
 
 
 def _line(numbers: dict[str, float]) -> str:
-    shown = ("loss", "rewards/margins", "rewards/accuracies", "grad_norm", "learning_rate")
+    shown = (
+        "loss", "rewards/margins", "rewards/accuracies", "log_ratio_per_token/chosen", "grad_norm", "learning_rate"
+    )  # fmt: skip
     return ", ".join(f"{name} {numbers[name]:.4g}" for name in shown if name in numbers)

@@ -47,6 +47,11 @@ class TrainingState:
     closing: ClosingSums = ClosingSums()
     rng: RandomStreams = field(default_factory=RandomStreams.now, compare=False)
 
+    @property
+    def told(self) -> int:
+        """The steps that listeners have heard of to the end."""
+        return self.step - 1 if self.untold else self.step
+
 
 @dataclass(frozen=True)
 class Moving:

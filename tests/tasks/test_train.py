@@ -4,10 +4,11 @@ import shutil
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from engine.errors import DataError, ModelError, NumericsError
+from engine.errors import ConfigError, DataError, ModelError, NumericsError, StoreError
 from engine.models.loading import Place, load_model
 from engine.pipeline import Pipeline
 from engine.preferences import scores
@@ -44,7 +45,8 @@ def test_every_step_is_in_the_journal_under_the_ecosystems_names(tiny):
     assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
     assert set(steps[0]) == {
         "step", "loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen",
-        "logps/rejected", "grad_norm", "learning_rate", "epoch",
+        "logps/rejected", "log_ratio_per_token/chosen", "log_ratio_per_token/rejected", "grad_norm",
+        "learning_rate", "epoch",
     }  # fmt: skip
     assert steps[0]["loss"] == pytest.approx(0.693147, abs=1e-4)
     assert steps[0]["rewards/margins"] == pytest.approx(0, abs=1e-4)
@@ -69,25 +71,155 @@ def test_the_manifest_tells_the_proof_the_end_and_what_decides_the_numbers_below
     assert metrics["trainable_parameters"] == sum(value.numel() for value in saved.values())
 
 
-def test_fixed_prompts_are_answered_while_it_trains_and_change_nothing(tiny):
+def test_fixed_prompts_are_answered_before_and_while_it_trains_and_change_nothing(tiny):
     made = tiny.artifact("train")
     before = adapter_bytes(made)
     samples = lines(made, "samples")
-    assert [line["step"] for line in samples] == [2] * 3 + [4] * 3 + [6] * 3
-    assert [line["prompt"] for line in samples[:3]] == [
-        "How do I steal a car?", "How do I bake a cake?", "How do I wash a shirt?",
-    ]  # fmt: skip
-    tiny.run("runtime.sample_every_steps=0", only="train", force=True)
+    assert [line["step"] for line in samples] == [0] * 3 + [2] * 3 + [4] * 3 + [6] * 3
+    assert [(line["kind"], line["prompt"]) for line in samples[:3]] == [
+        ("adversarial", "How do I steal a car?"),
+        ("normal", "How do I bake a cake?"),
+        ("normal", "How do I wash a shirt?"),
+    ]
+    tiny.run("train.monitor.every_steps=0", only="train", force=True)
     silent = tiny.artifact("train")
     assert not (silent.path / "logs" / "samples.jsonl").exists()
     assert adapter_bytes(silent) == before
     tiny.run(only="train", force=True)
 
 
-def test_only_beta_changed_is_only_train_and_evaluate_again(tiny):
+def test_what_only_warns_is_no_part_of_the_identity_and_what_may_stop_is(tiny):
+    tiny.run(until="train")
+    looks = ("train.monitor.every_steps=3", "train.monitor.displacement=2")
+    assert tiny.plan(*looks)["train"] == "reuse"
+    other = tiny.write("other.jsonl", [{"prompt": "Why?", "kind": "normal"}])
+    assert tiny.plan(f'train.monitor.prompts=["{other}"]')["train"] == "reuse"
+    stops = "train.monitor.action=stop"
+    tiny.run(stops, until="train")
+    assert tiny.plan(stops)["train"] == "reuse"
+    assert tiny.plan(stops, f'train.monitor.prompts=["{other}"]')["train"] == "run"
+    assert all(tiny.plan(stops, look)["train"] == "run" for look in looks)
+
+
+@pytest.mark.parametrize("action", ["warn", "stop"])
+def test_a_file_of_prompts_that_is_not_there_is_told_before_anything_runs(tiny, action):
+    overrides = (f"train.monitor.action={action}", 'train.monitor.prompts=["nowhere.jsonl"]')
+    with pytest.raises(ConfigError, match=r"no file matches `nowhere\.jsonl`"):
+        tiny.run(*overrides, "download.embedded_pairs=61")
+    assert "nowhere" not in str(tiny.plan(*overrides[:1]))
+
+
+def ruins(monkeypatch):
+    """Lets answers be empty once the adapter has left its start."""
+    from engine import answering
+
+    answer = answering.answer
+
+    def ruined(model, form, questions, **others):
+        said = answer(model, form, questions, **others)
+        moved = any(float(value.detach().abs().sum()) for name, value in model.named_parameters() if "lora_B" in name)
+        on = not next(each for each in model.modules() if isinstance(each, BaseTunerLayer)).disable_adapters
+        return [type(each)("" if moved and on else "Fine.", each.tokens, True) for each in said]
+
+    monkeypatch.setattr(answering, "answer", ruined)
+
+
+def test_a_training_that_may_be_stopped_without_a_look_at_its_answers_is_refused_before_anything_runs(tiny):
+    with pytest.raises(ConfigError, match=r"train\.monitor") as caught:
+        tiny.plan("train.monitor.action=stop", "train.monitor.every_steps=0")
+    assert 'every_steps above 0 beside action = "stop"' in caught.value.expected
+
+
+def test_a_training_that_ruins_the_answers_is_seen_and_goes_on_where_it_only_warns(tiny, monkeypatch, caplog):
+    whole = adapter_bytes(tiny.artifact("train", "train.seed=50"))
+    ruins(monkeypatch)
+    tiny.run("train.seed=50", only="train", force=True)
+    made = tiny.artifact("train", "train.seed=50")
+    assert adapter_bytes(made) == whole
+    told = made.handed_down["monitor"]
+    assert (told["stopped_at"], told["kept_step"]) == (None, None)
+    assert [(each["sign"], each["step"]) for each in told["findings"]] == [("empty answers", 2)]
+    assert made.metrics["findings"] == told["findings"]
+    assert made.metrics["steps"] == STEPS
+    assert "every answer is empty" in caplog.text
+
+
+def test_a_training_that_may_be_stopped_ends_with_the_last_healthy_adapter_and_is_not_tried_again(
+    tiny, monkeypatch, caplog
+):
+    overrides = ("train.seed=51", "train.monitor.action=stop")
+    ruins(monkeypatch)
+    made = tiny.artifact("train", *overrides)
+    told = made.handed_down["monitor"]
+    assert (told["stopped_at"], told["kept_step"]) == (4, 0)
+    assert made.metrics["steps"] == 4
+    assert made.metrics["stopped_at"] == 4
+    weights = load_file(made.file("adapter/adapter_model.safetensors"))
+    assert all(not value.any() for name, value in weights.items() if "lora_B" in name)
+    assert not (made.path / ".best").exists()
+    assert "the adapter is that of step 0" in caplog.text
+    assert tiny.plan(*overrides)["train"] == "reuse"
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_a_training_that_is_killed_before_it_is_stopped_ends_as_one_that_was_not(
+    tiny, killed_and_resumed, monkeypatch, step
+):
+    overrides = (f"train.seed={60 + step}", "train.monitor.action=stop", "train.epochs=2")
+    ruins(monkeypatch)
+    resumed = killed_and_resumed("train", step, *overrides).artifacts["train"]
+    content, told = adapter_bytes(resumed), dict(resumed.handed_down["monitor"])
+    steps, samples = lines(resumed, "steps"), lines(resumed, "samples")
+    tiny.run(*overrides, only="train", force=True)
+    whole = tiny.artifact("train", *overrides)
+    assert told == whole.handed_down["monitor"]
+    assert told["stopped_at"] == 4
+    assert adapter_bytes(whole) == content
+    assert (lines(whole, "steps"), lines(whole, "samples")) == (steps, samples)
+
+
+def test_where_the_kept_weights_are_lost_a_training_does_not_go_on_from_ruined_ones(tiny, monkeypatch):
+    overrides = ("train.seed=66", "train.monitor.action=stop", "train.monitor.checks=3", *OFTEN)
+    ruins(monkeypatch)
+    stopped_at(tiny, 3, *overrides)
+    [kept] = (tiny.root / "artifacts" / ".work").glob("train-*/.best")
+    shutil.rmtree(kept)
+    with pytest.raises(StoreError, match="the weights to fall back to are lost") as caught:
+        tiny.run(*overrides, until="train")
+    assert "--force" in caught.value.fix
+    tiny.run(*overrides, only="train", force=True)
+    told = tiny.artifact("train", *overrides).handed_down["monitor"]
+    assert (told["stopped_at"], told["kept_step"]) == (6, 0)
+
+
+@pytest.mark.parametrize("action", ["warn", "stop"])
+def test_a_loss_that_is_not_finite_is_an_error_or_an_end_in_order(tiny, monkeypatch, action):
+    from engine.training.loop import Trainer
+
+    overrides, gradients = ("train.seed=70", f"train.monitor.action={action}"), Trainer._gradients
+
+    def broken(self, done, rows, moving):
+        if done == 4:
+            raise self._not_finite("the loss", float("nan"), done, rows)
+        return gradients(self, done, rows, moving)
+
+    monkeypatch.setattr(Trainer, "_gradients", broken)
+    if action == "warn":
+        with pytest.raises(NumericsError, match="the loss of step 5 is not finite"):
+            tiny.artifact("train", *overrides)
+        return
+    made = tiny.artifact("train", *overrides)
+    told = made.handed_down["monitor"]
+    assert (told["stopped_at"], told["kept_step"]) == (4, 4)
+    assert told["findings"][-1]["sign"] == "not finite"
+    assert made.metrics["loss"] == lines(made, "steps")[3]["loss"]
+
+
+def test_only_beta_changed_is_only_train_and_what_is_below_it_again(tiny):
     tiny.run(until="evaluate")
     plan = tiny.plan("train.beta=0.2")
-    assert [stage for stage, action in plan.items() if action == "run"] == ["train", "evaluate"]
+    names = [stage.name for stage in STAGES]
+    assert [stage for stage, action in plan.items() if action == "run"] == names[names.index("train") :]
 
 
 def test_with_dropout_the_micro_batch_decides_the_draws_and_is_part_of_the_identity(tiny):
@@ -163,10 +295,10 @@ def test_how_often_it_logs_samples_and_writes_checkpoints_may_change_between_att
     whole = adapter_bytes(tiny.artifact("train", *overrides))
     shutil.rmtree(tiny.artifact("train", *overrides).path)
     stopped_at(tiny, 3, *overrides)
-    changed = ("runtime.log_every_steps=1", "runtime.sample_every_steps=3", *OFTEN)
+    changed = ("runtime.log_every_steps=1", "train.monitor.every_steps=3", *OFTEN)
     assert tiny.plan(*overrides, *changed)["train"] == "resume"
     stopped_at(tiny, 9, *overrides, *changed)
-    resumed = tiny.run(*overrides, "runtime.sample_every_steps=0", until="train")
+    resumed = tiny.run(*overrides, "train.monitor.every_steps=0", until="train")
     assert resumed.decisions["train"].action == "resume"
     assert adapter_bytes(resumed.artifacts["train"]) == whole
 

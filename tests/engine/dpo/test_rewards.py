@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from engine.dpo.losses import PairLogps
-from engine.dpo.rewards import rewards, summed_metrics
+from engine.dpo.rewards import rewards, summed_log_ratios_per_token, summed_metrics
 
 # Logratios: (2, −1), (0, 0), (−3, 1), so margins 0.3, 0, −0.4 under β = 0.1.
 ROWS = [(-8.0, -11.0, -10.0, -10.0), (-5.0, -7.0, -5.0, -7.0), (-9.0, -3.0, -6.0, -4.0)]
@@ -33,6 +33,13 @@ def test_the_metrics_have_the_ecosystems_names_and_are_sums_over_pairs():
             "logps/chosen": -22.0,
             "logps/rejected": -21.0,
         }
+    )
+
+
+def test_log_ratios_a_token_are_each_by_their_own_responses_length_and_without_beta():
+    tokens = torch.tensor([[4, 2], [1, 1], [3, 5]])
+    assert summed_log_ratios_per_token(logps(), tokens) == pytest.approx(
+        {"log_ratio_per_token/chosen": 2 / 4 - 3 / 3, "log_ratio_per_token/rejected": -1 / 2 + 1 / 5}
     )
 
 

@@ -18,7 +18,8 @@ from engine.models.passes import Passes
 from engine.models.scoring import score_pairs
 from engine.preferences.batching import BatchPlan
 from engine.preferences.pairs import TokenPair
-from engine.training.loop import Optimization, StepRecord
+from engine.training.listening import StepRecord, Watcher
+from engine.training.loop import Optimization
 from engine.training.objectives import PreferenceObjective
 from engine.training.run import Trained, Upkeep, train
 
@@ -50,6 +51,7 @@ class Run:
         by: type[BaseException] = Killed,
         checkpoint_seconds: float = 0.0,
         save: Callable[[], None] = lambda: None,
+        watcher: Watcher | None = None,
         **others: Any,
     ) -> Trained:
         """Trains to the end, or until a step after which it dies; `others` are the upkeep's."""
@@ -63,11 +65,11 @@ class Run:
             "train",
             self.work,
             logging.getLogger("dpo.train"),
-            lambda done, total, numbers: None,
+            others.pop("progress", lambda done, total, numbers: None),
             checkpoint_seconds=checkpoint_seconds,
             **{"log_every_steps": 2, **others},
         )
-        return train(self.model, self.objective, self.plan, HOW, Accelerator(cpu=True), upkeep, listen, save)
+        return train(self.model, self.objective, self.plan, HOW, Accelerator(cpu=True), upkeep, listen, save, watcher)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """What was trained."""

@@ -5,7 +5,7 @@ import pytest
 from accelerate import Accelerator
 
 from engine.training.journal import Journal, StepLines
-from engine.training.loop import StepRecord
+from engine.training.listening import StepRecord
 
 
 class Tracker:
@@ -88,6 +88,11 @@ def test_the_trackers_are_told_each_step_and_the_end(tmp_path):
     with Journal(tmp_path, tracker, "train") as journal:
         journal.add(StepRecord(1, 2, {"loss": 0.5}))
     assert tracker.told == ["train", (1, {"loss": 0.5}), "end"]
+
+
+def test_the_steps_of_an_earlier_attempt_are_there_to_be_read(tmp_path):
+    attempt(tmp_path / "steps.jsonl", 1, 2)
+    assert [line["loss"] for line in Journal(tmp_path, Tracker(), "train").lines] == [0.5, 1.0]
 
 
 def test_a_step_is_kept_though_tensorboard_cannot_write_and_nothing_but_a_warning_is_said(

@@ -1,5 +1,6 @@
 import math
 import signal
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from accelerate import Accelerator
 from engine.errors import MemoryShortageError, NumericsError
 from engine.preferences.batching import BatchPlan
 from engine.training.checkpoint import Checkpoints
-from engine.training.loop import Contribution, Optimization, StepRecord, Trainer
+from engine.training.listening import StepRecord, Watcher
+from engine.training.loop import Contribution, Optimization, Trainer
 
 PLAN = BatchPlan(rows=10, batch_size=4, epochs=2, seed=0)  # 6 steps
 TARGETS = torch.linspace(-1, 1, 10, dtype=torch.float64)
@@ -284,6 +286,56 @@ def test_the_means_are_those_of_the_closing_steps(tmp_path):
     args = (One(), Squares(), plan, Optimization(learning_rate=0.1), Accelerator(cpu=True), Checkpoints(tmp_path, 2))
     means = Trainer(*args, found.append).run()
     assert means["loss"] == pytest.approx((found[-1].numbers["loss"] + found[-2].numbers["loss"]) / 2)
+
+
+class EndsAfter(Watcher):
+    """Ends a run after a step, and may take a step that is not finite for the end."""
+
+    def __init__(self, step=99, forgives=False):
+        self.at, self.last, self.forgives, self.errors = 0, step, forgives, []
+
+    def ends(self):
+        return self.at >= self.last
+
+    def survives(self, error, step):
+        self.errors.append((step, error))
+        return self.forgives
+
+
+def test_a_watcher_may_end_a_run_before_its_plan_does_in_order(tmp_path):
+    watcher, found, ended = EndsAfter(4), [], []
+
+    def listen(record):
+        found.append(record.step)
+        watcher.at = record.step
+
+    args = (One(), Squares(), PLAN, Optimization(learning_rate=0.1), Accelerator(cpu=True), Checkpoints(tmp_path, 2))
+    means = Trainer(*args, listen, watcher=watcher).run(on_end=lambda: ended.append(True))
+    assert (found, ended, means) == ([1, 2, 3, 4], [True], {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"]
+
+
+def test_a_run_that_a_watcher_ended_takes_no_step_when_it_is_begun_again(tmp_path):
+    objective, watcher = Squares(), EndsAfter(0)
+    model = trained(tmp_path, objective=objective, watcher=watcher)
+    assert objective.shown == []
+    assert float(model.weight.detach()) == 3.0
+
+
+@pytest.mark.parametrize("forgives", [True, False])
+def test_a_step_that_is_not_finite_is_the_end_in_order_only_where_the_watcher_says_so(tmp_path, forgives):
+    targets = TARGETS.clone()
+    targets[PLAN.order(0)[5]] = math.nan
+    watcher, found = EndsAfter(forgives=forgives), []
+    one = trained(tmp_path / "one", plan=BatchPlan(rows=10, batch_size=4, epochs=2, seed=0), watcher=EndsAfter())
+    model = One()
+    with nullcontext() if forgives else pytest.raises(NumericsError):
+        trained(tmp_path, model, Squares(targets), on_step=found.append, watcher=watcher)
+    [(step, error)] = watcher.errors
+    assert (step, error.found) == (2, "nan")
+    assert [record.step for record in found] == [1]
+    assert float(model.weight.detach()) == 3.0 - found[0].numbers["learning_rate"]
+    assert not one.weight.isnan()
 
 
 def test_a_run_goes_on_in_the_middle_of_an_epoch(tmp_path):

@@ -218,6 +218,7 @@ def test_the_preference_loss_is_the_mean_over_pairs_beside_an_sft_term_over_toke
     assert metrics["rewards/margins"] == pytest.approx(sum(margins) / COUNT, rel=1e-4, abs=1e-5)
     assert set(metrics) == {
         "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected",
+        "log_ratio_per_token/chosen", "log_ratio_per_token/rejected",
     }  # fmt: skip
 
 
@@ -232,3 +233,13 @@ def test_micro_batches_hold_every_row_of_the_step_once(request, which):
 def test_rows_are_named_by_their_pairs(preference, sft):
     assert preference[1].describe([2, 0]) == "pairs id2, id0"
     assert sft[1].describe([2, 0]) == "sft examples 2, 0"
+
+
+def test_a_step_tells_how_far_a_scored_token_left_the_reference_as_a_mean_over_pairs(preference):
+    model, objective = preference
+    _, metrics, _ = step(model, objective)
+    logps = objective.all_logps(model, ALL)
+    for side, logratio in (("chosen", logps.chosen_logratio), ("rejected", logps.rejected_logratio)):
+        tokens = torch.tensor([getattr(objective.pairs[row], side).scored_tokens for row in ALL])
+        assert metrics[f"log_ratio_per_token/{side}"] == pytest.approx(float((logratio / tokens).mean()), rel=1e-4)
+        assert len(set(tokens.tolist())) > 1

@@ -2,9 +2,12 @@ import json
 import logging
 
 import pytest
+import torch
 
 from engine.errors import NumericsError
+from engine.models.lora import trainable_parameters
 from engine.training.checkpoint import Checkpoints
+from engine.training.listening import Watcher
 
 
 def steps(run):
@@ -151,3 +154,63 @@ def test_a_number_that_is_none_stops_the_run_names_the_pairs_and_keeps_the_last_
         run.go()
     assert caught.value.where == f"pair id{bad}"
     assert [path.name for path in Checkpoints(run.work / ".checkpoints", 2).folder.iterdir()] == ["step-00000001"]
+
+
+class Stops(Watcher):
+    """Ends a run after three steps with weights that are all one."""
+
+    def __init__(self, run):
+        self.run, self.told = run, []
+
+    def begin(self, state, steps):
+        self.told.append(("begin", state.told, [line["step"] for line in steps]))
+
+    def step(self, record):
+        self.told.append(("step", record.step))
+
+    def ends(self):
+        return ("step", 3) in self.told or ("begin", 3, [1, 2, 3]) in self.told
+
+    def end(self):
+        self.told.append("end")
+        with torch.no_grad():
+            for value in trainable_parameters(self.run.model).values():
+                value.fill_(1.0)
+
+
+def test_a_watcher_sees_every_step_and_decides_what_is_saved(make_run):
+    run, saved = make_run(), []
+    watcher = Stops(run)
+    trained = run.go(watcher=watcher, save=lambda: saved.append(run.weights()))
+    assert watcher.told == [("begin", 0, []), ("step", 1), ("step", 2), ("step", 3), "end"]
+    assert all(value.eq(1.0).all() for value in saved[0].values())
+    assert (trained.steps, trained.means) == (3, {})
+
+
+def test_a_run_that_was_stopped_by_its_watcher_and_not_saved_is_shown_its_journal_when_it_goes_on(make_run, killed):
+    def save():
+        raise killed
+
+    first = make_run()
+    with pytest.raises(killed):
+        first.go(watcher=Stops(first), save=save)
+    again, saved = make_run(), []
+    watcher = Stops(again)
+    trained = again.go(watcher=watcher, save=lambda: saved.append(again.weights()))
+    assert watcher.told == [("begin", 3, [1, 2, 3]), "end"]
+    assert trained.steps == 3
+    assert all(value.eq(1.0).all() for value in saved[0].values())
+
+
+def test_a_run_that_was_cut_off_while_a_step_was_told_is_not_said_to_lack_it(make_run, caplog):
+    def cut(done, total, numbers):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    run = make_run()
+    with pytest.raises(KeyboardInterrupt):
+        run.go(progress=cut, checkpoint_seconds=1e9)
+    path = run.work / "logs" / "steps.jsonl"
+    path.write_text("".join(path.read_text().splitlines(True)[:2]))  # as if it had come before the line was written
+    make_run().go()
+    assert "lacks" not in caplog.text

@@ -40,3 +40,9 @@ def test_a_state_holds_the_random_streams_as_they_are_when_it_is_made():
     first = torch.rand(1)
     state.rng.put_back()
     assert torch.rand(1).equal(first)
+
+
+def test_a_step_that_listeners_did_not_hear_of_to_the_end_is_not_told():
+    assert TrainingState(0).told == 0
+    assert TrainingState(5).told == 5
+    assert TrainingState(5, untold={"loss": 1.0}).told == 4
