@@ -4,6 +4,7 @@ A profile has one table per stage, `[model]`, which every stage that has a field
 which says where and how fast the work is done and is never part of an artifact's identity.
 """
 
+import re
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import to_jsonable_python
 
 from engine.errors import ConfigError
+from engine.fingerprint import digest
 from engine.keys import (
     Schema,
     as_the_field_takes_it,
@@ -88,6 +90,9 @@ def _identity(value: Any) -> Any:
     return to_jsonable_python(value)
 
 
+_LONGEST_NAME = 64  # of a service; it becomes the name of a folder
+
+
 class Runtime(Strict):
     """Where and how fast. Changing it changes no result beyond float rounding, so it is not hashed.
 
@@ -99,6 +104,13 @@ class Runtime(Strict):
     threads: int = Field(default=0, ge=0, description="CPU threads for torch; 0 leaves torch's own choice")
     artifacts: Path = Path("artifacts")
     data: Path = Path("data")
+    service: str = Field(
+        default="",
+        pattern=r"^(\w[\w.-]*)?$",
+        max_length=_LONGEST_NAME,
+        description="which model in service this profile's models are held against and replace; empty: the profile's "
+        "own name",
+    )
     layout: Literal["auto", "packed", "shared", "padded", "single"] = Field(
         default="auto", description="how rows are laid out for the model; auto: the fastest that is shown right"
     )
@@ -112,14 +124,13 @@ class Runtime(Strict):
     compile: bool = Field(default=False, description="torch.compile; it needs a compiler, and minutes to begin")
     generation_batch: int = Field(default=32, ge=1, description="prompts answered at once")
     log_every_steps: int = Field(default=10, ge=1)
-    sample_every_steps: int = Field(default=50, ge=0, description="answers to a few prompts while training; 0: none")
-    sample_prompts: list[str] = Field(default=["shipped"], description="prompt sets: shipped, embedded, or files")
     deterministic: bool = Field(
         default=False, description="slower; on a GPU a resumed training equals one that ran through only with it"
     )
     checkpoint_every_seconds: float = Field(default=120.0, gt=0)
     checkpoint_every_steps: int = Field(default=0, ge=0, description="as well as by time; 0: by time only")
     checkpoints_kept: int = Field(default=2, ge=1)
+    every_hours: float = Field(default=0.0, ge=0, description="how often this profile is meant to run; 0: no rhythm")
     lock_wait_seconds: float = Field(default=3600.0, ge=0, description="wait for another run that makes the same thing")
 
 
@@ -154,6 +165,18 @@ class Settings:
             for name in self.shared:
                 tables[stage].pop(name, None)
         return {"profile": self.profile} | tables | {"runtime": self.runtime.model_dump(mode="json")}
+
+    @property
+    def named_runtime(self) -> Runtime:
+        """The runtime, with the profile's own name for the model in service where none is given.
+
+        Files of one name in two folders are two profiles: one that is not in configs/ has a digest of its place in it.
+        """
+        name = one_name(self.profile)
+        own = re.sub(r"[^\w.-]+", "-", Path(name.removesuffix(".toml")).name).strip(".-")[:_LONGEST_NAME]
+        if own != name:
+            own = f"{own or 'profile'}-{digest(name)[:8]}"
+        return self.runtime.model_copy(update={"service": self.runtime.service or own})
 
     def changed(self) -> dict[str, Any]:
         """Dotted key and plain value of whatever differs from the defaults."""
@@ -233,6 +256,18 @@ def profile_path(profile: str) -> Path:
             where=str(path),
         )
     return path
+
+
+def one_name(profile: str) -> str:
+    """What a profile is called, however it was given: by its bare name in configs/, else by the path of its file.
+
+    A bare name outlives a clone that moves. A profile that is no longer there is called as it was given.
+    """
+    try:
+        path = profile_path(profile).resolve()
+        return path.stem if path.parent == PROFILES.resolve() else str(path)
+    except (ConfigError, OSError, RuntimeError):  # the last for links in a circle
+        return profile
 
 
 def _is_file(path: Path) -> bool:

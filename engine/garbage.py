@@ -19,6 +19,8 @@ from engine.artifact import MANIFEST, Artifact
 from engine.errors import StoreError, TransientError
 from engine.files import sync, write_atomically
 from engine.preferences.score_store import SCORES, ScoreStore
+from engine.promotion.pointer import PROMOTED
+from engine.promotion.service import services
 from engine.reach import Reach, run_roots, under_way
 from engine.runs import ROOTS
 from engine.stage import Stage
@@ -60,8 +62,8 @@ def find_waste(
 ) -> list[Waste]:
     """All that may go, in the order of the stores' parts; changes nothing but the records of runs that crashed.
 
-    Runs of every artifacts root that draws on the data count. While one of them is under way, no artifact and no
-    scores may go: it may come to use any.
+    Runs of every artifacts root that draws on the data count, and so does what is in service there. While a run is
+    under way, no artifact and no scores may go: it may come to use any.
 
     Args:
         older_than_days: how old a work folder, a quarantined thing or a run must be to count as old.
@@ -69,7 +71,8 @@ def find_waste(
             profile is always kept, and so is one that is running.
 
     Raises:
-        StoreError: a folder of the store cannot be read, or it cannot be told which runs there are.
+        StoreError: a folder of the store cannot be read, or it cannot be told which runs there are, or what is in
+            service.
     """
     stores = {"data": Store(data), "artifacts": Store(artifacts)}
     seconds = older_than_days * DAY_SECONDS
@@ -137,6 +140,8 @@ def remove(waste: Waste, data: Path, artifacts: Path) -> str:
         with _guard(waste):
             if waste.usable and (run := under_way(run_roots(data, artifacts))):
                 return f"run {run.id} has begun"
+            if waste.artifact and _in_service(waste.artifact, run_roots(data, artifacts)):
+                return "it was put into service"
             if waste.artifact:
                 _keep_manifest(waste.store, waste.artifact)
             _throw_away(waste.store.root, waste.path)
@@ -153,6 +158,11 @@ def remove(waste: Waste, data: Path, artifacts: Path) -> str:
 
 def _guard(waste: Waste) -> AbstractContextManager[object]:
     return waste.store.locked(*waste.key, 0) if waste.key else nullcontext()
+
+
+def _in_service(artifact: Artifact, roots: Sequence[Path]) -> bool:
+    """Whether a version that must stay was made of it, by now."""
+    return any((artifact.stage, artifact.key) in service.parts() for root in roots for service in services(root))
 
 
 def _keep_manifest(store: Store, artifact: Artifact) -> None:
@@ -202,7 +212,12 @@ def _old(store: Store, seconds: float) -> Iterator[Waste]:
 
 def _half_written(store: Store) -> Iterator[Waste]:
     """What a kill left of atomic writes, where no stage's sealing clears it away."""
-    inside = [store.root / ROOTS, *_folders(store.root / "runs"), *ScoreStore(store.root).scorers()]
+    inside = [
+        store.root / ROOTS,
+        *_folders(store.root / PROMOTED),
+        *_folders(store.root / "runs"),
+        *ScoreStore(store.root).scorers(),
+    ]
     for path in [each for folder in (store.root, *inside) for each in _listed(folder)]:
         if _ATOMIC.fullmatch(path.name) and path.is_file() and _age(path.lstat().st_mtime) > _HALF_WRITTEN_SECONDS:
             yield _waste(store, path, "half written")

@@ -1,4 +1,4 @@
-"""What kept runs reach: the artifacts their records name, and all that those were made of."""
+"""What kept runs and the models in service reach: the artifacts they name, and all that those were made of."""
 
 import logging
 import time
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from engine.artifact import MANIFEST, Artifact
 from engine.errors import StoreError
+from engine.promotion.service import services
 from engine.runs import RECORD, ROOTS, RunRecord, all_runs, mark_crashed, root_name
 
 _UNTOLD = "it cannot be told which runs use the data"
@@ -17,10 +18,11 @@ _log = logging.getLogger("dpo")
 
 @dataclass(frozen=True)
 class Reach:
-    """What is needed by the runs that are kept.
+    """What is needed by the runs that are kept, and by what is in service.
 
     Attributes:
-        named: stage and key of what their records name. It serves to keep things, never to find what may go.
+        named: stage and key of what their records name, and of what a version in service was made of. It serves to keep
+            things, never to find what may go.
         since: when the earliest run began whose record cannot be read; what was sealed later may be its, named or not.
             Infinite when there is none.
         going: the runs that are not over. Nobody can tell yet what they will use.
@@ -35,7 +37,11 @@ class Reach:
         """The reach of the runs recorded below `roots` that are kept; first those that crashed are marked.
 
         Kept are those that are not over, and of each root the latest completed one of each profile, and the latest
-        `keep_runs`, or all that are not older than `old_seconds`.
+        `keep_runs`, or all that are not older than `old_seconds`. The versions that `Service.kept` names are kept
+        whatever their age.
+
+        Raises:
+            StoreError: it cannot be told what is in service below one of the roots.
         """
         named: set[tuple[str, str]] = set()
         going: list[RunRecord] = []
@@ -47,6 +53,7 @@ class Reach:
             recent = found if keep_runs is None else found[:keep_runs]
             young = [each for each in recent if keep_runs is not None or time.time() - each.began <= old_seconds]
             named |= {pair for record in (*now, *young, *_last_completed(found)) for pair in _named(record)}
+            named |= {part for service in services(root) for part in service.parts()}
             since = min(since, unknown)
         return cls(frozenset(named), since, tuple(going))
 
@@ -138,7 +145,7 @@ def _recorded(root: Path) -> tuple[list[RunRecord], float]:
 
 
 def _last_completed(found: list[RunRecord]) -> Iterator[RunRecord]:
-    completed = {record.profile: record for record in reversed(found) if record.state == "completed"}
+    completed = {record.origin: record for record in reversed(found) if record.state == "completed"}
     yield from completed.values()
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from engine.artifact import MANIFEST, Artifact
 from engine.errors import StoreError, TransientError
 from engine.preferences.score_store import SCORES, ScoreStore
+from engine.promotion.pointer import CURRENT, PROMOTED, STAGE
+from engine.promotion.service import Service, services
 from engine.stage import Stage
 from engine.store import Store
 
@@ -46,13 +48,16 @@ class Verdict:
 
 def verify_all(stages: Iterable[Stage[Any]], data: Path, artifacts: Path, *, keep: bool = False) -> Iterator[Verdict]:
     """A verdict on every artifact of these stages under every key, below the two roots; one that is broken is moved
-    to its store's quarantine under its key's lock, unless `keep`. Stops for nothing.
+    to its store's quarantine under its key's lock, unless `keep`. Stops for nothing. With the stage `promote` also a
+    verdict on every model in service as a whole: on it, its policy, made or given, its tokenizer and what leads to it.
 
     The memory of hashes is renewed by what is read, so that the next run knows what was found here.
     """
-    stores = {"data": Store(data), "artifacts": Store(artifacts)}
+    stores, stages = {"data": Store(data), "artifacts": Store(artifacts)}, list(stages)
     for stage in stages:
         yield from _of_stage(stores[stage.keeps], stage.name, keep)
+    if any(stage.name == STAGE for stage in stages):
+        yield from _all_in_service(artifacts)
 
 
 def verify_scores(data: Path, *, keep: bool = False) -> Iterator[Verdict]:
@@ -68,6 +73,36 @@ def verify_scores(data: Path, *, keep: bool = False) -> Iterator[Verdict]:
         problems = [f"{path.name} does not have the content it was written with" for path, _ in broken]
         moved = broken[0][1].parent if broken and broken[0][1] else None
         yield Verdict(name, folder, size, problems, moved)
+
+
+def _all_in_service(artifacts: Path) -> Iterator[Verdict]:
+    try:
+        found = services(artifacts)
+    except StoreError as error:
+        yield Verdict(PROMOTED, artifacts / PROMOTED, problems=[_in_a_line(error)])
+        return
+    for service in found:
+        yield from _in_service(service)
+
+
+def _in_service(service: Service) -> Iterator[Verdict]:
+    name, note = f"{PROMOTED}/{service.name}", ""
+    try:
+        version = service.current()
+        if version is None:
+            return
+        if problems := service.problems(version):
+            note = f"what can be done: {service.way_back()}"
+        elif not service.is_pointed():
+            problems, note = [f"`{CURRENT}` does not lead to it"], "the next run mends that"
+    except StoreError as error:
+        yield Verdict(name, service.folder, problems=[_in_a_line(error)])
+        return
+    yield Verdict(f"{name}/{version}", service.folder, problems=problems, note=note)
+
+
+def _in_a_line(error: StoreError) -> str:
+    return " ".join(f"{error.problem}: {error.found}".split())
 
 
 def _of_stage(store: Store, stage: str, keep: bool) -> Iterator[Verdict]:

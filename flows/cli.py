@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     path.add_argument("stage", help="the stage")
     _add_selection(path)
     _add_upkeep(add)
+    _add_service(add)
     return top
 
 
@@ -102,6 +103,22 @@ def _add_upkeep(add: Callable[[str, Callable[[argparse.Namespace], int], str], a
         " profile is kept in any case",
     )
     for command in (why, verify, gc):
+        command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_service(add: Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]) -> None:
+    promote = add("promote", _promote, "put the model of this configuration into service, if the gate lets it pass")
+    promote.add_argument("--force", action="store_true", help="whatever the rules say; the history notes it as forced")
+    rollback = add("rollback", _rollback, "put the version before the one in service back into service")
+    rollback.add_argument("--to", metavar="VERSION", help="this one instead; it must have been in service")
+    promoted = add("promoted", _promoted, "what is in service, since when and by which run, and the history")
+    promoted.add_argument("--path", action="store_true", help="print its folder alone, all links resolved")
+    compare = add("compare", _compare, "whether this model is right more often than another, and where it is not")
+    compare.add_argument("other", metavar="OTHER", help="the id of a run, or the key of an evaluate artifact")
+    compare.add_argument(
+        "--limit", type=_count, default=20, metavar="N", help="tell so many pairs that got worse (default: %(default)s)"
+    )
+    for command in (promoted, compare):
         command.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -284,6 +301,36 @@ def _gc(given: argparse.Namespace) -> int:
         as_json=given.json,
     )
     return OK if gone else FAILED
+
+
+def _promote(given: argparse.Namespace) -> int:
+    from flows._promotion import put_in_service
+    from tasks import STAGES
+
+    put_in_service(STAGES, _settings(given), forced=given.force)
+    return OK
+
+
+def _rollback(given: argparse.Namespace) -> int:
+    from flows._promotion import take_back
+
+    take_back(_settings(given), given.to)
+    return OK
+
+
+def _promoted(given: argparse.Namespace) -> int:
+    from flows._promotion import show_promoted
+
+    show_promoted(_settings(given), path=given.path, as_json=given.json)
+    return OK
+
+
+def _compare(given: argparse.Namespace) -> int:
+    from flows._compare import show_comparison
+    from tasks import STAGES
+
+    show_comparison(STAGES, _settings(given), given.other, as_json=given.json, limit=given.limit)
+    return OK
 
 
 def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

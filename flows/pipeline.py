@@ -11,7 +11,7 @@ from engine.pipeline import Selection
 from flows._prefect import as_task, changes, run_name, show_plan, started
 from tasks import SHARED, STAGES
 
-StageName = Literal["download", "tokenize", "subsample", "sft", "reference", "train", "evaluate"]
+StageName = Literal["download", "tokenize", "subsample", "sft", "reference", "train", "evaluate", "compare", "promote"]
 
 download = as_task("download", retries=5)  # the stage that lives on the network
 tokenize = as_task("tokenize")
@@ -20,6 +20,8 @@ sft = as_task("sft", retries=5)  # may read its own data set from the network
 reference = as_task("reference")
 train = as_task("train")
 evaluate = as_task("evaluate")
+compare = as_task("compare")
+promote = as_task("promote")
 
 
 @flow(name="dpo-pipeline", flow_run_name=run_name, persist_result=False)
@@ -35,7 +37,7 @@ def dpo_pipeline(
     plan_only: bool = False,
     overrides: Sequence[str] = (),
 ) -> State[None]:
-    """From raw comparisons to a judged DPO adapter. A stage whose inputs did not change is reused.
+    """From raw comparisons to a judged DPO adapter, in service if it is better. What did not change is reused.
 
     Args:
         profile: a name in configs/, or the path of a TOML file.
@@ -66,5 +68,7 @@ def dpo_pipeline(
         policy = sft(run, tokens, split)
         scores = reference(run, tokens, split, policy)
         adapter = train(run, tokens, split, policy, scores)
-        evaluate(run, tokens, split, policy, scores, adapter)
+        judged = evaluate(run, tokens, split, policy, scores, adapter)
+        compared = compare(run, comparisons, tokens, split, policy, scores, adapter, judged)
+        promote(run, tokens, split, policy, scores, adapter, judged, compared)
     return run.completed()

@@ -21,7 +21,7 @@ _counter = itertools.count()
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run leaves: the digest of every stage's artifact, and the SHA-256 of the adapter's weights."""
+    """What a run leaves: the content of every stage's artifact, as `_content` has it, and the adapter's SHA-256."""
 
     digests: dict[str, str]
     adapter: str
@@ -106,7 +106,7 @@ class Place:
         weights = [
             path.parent / "adapter" / "adapter_model.safetensors" for path, _ in read if path.parts[-3] == "train"
         ]
-        digests = {manifest["stage"]: str(manifest["digest"]) for _, manifest in read}
+        digests = {manifest["stage"]: _content(manifest) for _, manifest in read}
         return Outcome(digests, sha256(weights[-1]) if weights and weights[-1].is_file() else "")
 
     def leftovers(self) -> list[str]:
@@ -158,3 +158,11 @@ def _torn(folder: Path) -> Iterator[str]:
         if any(part.startswith(".") for part in Path(name).parts):
             continue  # a kill left it beside the artifact's own; no stage reads it
         yield f"holds {name}, which was not sealed"
+
+
+def _content(manifest: dict[str, Any]) -> str:
+    """The digest of an artifact; promote's names the keys of others, which differ where the runtime is part of one."""
+    if manifest["stage"] != "promote":
+        return str(manifest["digest"])
+    files = {name: entry["sha256"] for name, entry in manifest["files"].items() if name != "handed_down.json"}
+    return json.dumps(files, sort_keys=True)

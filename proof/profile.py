@@ -37,6 +37,9 @@ batch_size = 4
 epochs = 2
 lora = { rank = 4, alpha = 8, dropout = 0.1 }
 
+[train.monitor]
+every_steps = 0
+
 [evaluate]
 prompts = ["embedded"]
 max_new_tokens = 8
@@ -46,7 +49,6 @@ threads = 1
 score_batch_tokens = 1024
 score_shard_tokens = 2048
 checkpoint_every_steps = 2
-sample_every_steps = 0
 """
 
 

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from engine.config import Strict
+from engine.judge_model import JudgeConfig
 from engine.sources import ModelSource
 from engine.stage import Stage
-from tasks import download, evaluate, reference, sft, subsample, tokenize, train
+from tasks import compare, download, evaluate, promote, reference, sft, subsample, tokenize, train
 
 STAGES: list[Stage[Any]] = [
     download.STAGE,
@@ -14,7 +16,9 @@ STAGES: list[Stage[Any]] = [
     reference.STAGE,
     train.STAGE,
     evaluate.STAGE,
+    compare.STAGE,
+    promote.STAGE,
 ]
 
 # Tables of a profile that every stage with a field of that name receives.
-SHARED = {"model": ModelSource}
+SHARED: dict[str, type[Strict]] = {"model": ModelSource, "judge": JudgeConfig}

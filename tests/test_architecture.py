@@ -120,7 +120,8 @@ def test_prefect_is_known_to_the_flow_and_never_to_the_command():
 
 def test_the_stages_are_wired_in_order():
     names = [stage.name for stage in tasks.STAGES]
-    assert names == ["download", "tokenize", "subsample", "sft", "reference", "train", "evaluate"]
+    last = ["train", "evaluate", "compare", "promote"]
+    assert names == ["download", "tokenize", "subsample", "sft", "reference", *last]
     for place, stage in enumerate(tasks.STAGES):
         assert set(stage.inputs) <= set(names[:place]), f"{stage.name} reads a stage that comes after it"
         assert stage.config(**_least(stage.name)).identity() is not None

@@ -21,8 +21,8 @@ RECORD = Path(__file__).with_name("stage_versions.json")
 # What decides an artifact's content. The rest of the engine runs stages, keys them and tells of them.
 CONTENT = (
     "tasks.", "engine.preferences.", "engine.dpo.", "engine.models.", "engine.training.", "engine.training_config",
-    "engine.scoring_plan", "engine.answering", "engine.evaluation", "engine.judging", "engine.policies",
-    "engine.prompts", "engine.sources",
+    "engine.scoring_plan", "engine.answering", "engine.evaluation.", "engine.judging", "engine.judge_model",
+    "engine.monitoring", "engine.policies", "engine.promotion.", "engine.prompts", "engine.sources",
 )  # fmt: skip
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+import re
 import shlex
 import tomllib
 from pathlib import Path
@@ -303,3 +305,37 @@ def test_a_profile_that_is_nested_without_end_is_refused(toy, tmp_path, text):
 def test_a_profile_that_no_file_can_be_called_is_not_there(name):
     with pytest.raises(ConfigError, match="there is no profile"):
         profile_path(name)
+
+
+@pytest.mark.parametrize(
+    ("profile", "name"),
+    [
+        ("toy", r"toy"),
+        ("a/b/nightly.toml", r"nightly-[0-9a-f]{8}"),
+        ("v1.2", r"v1\.2"),
+        ("my night!.toml", r"my-night-[0-9a-f]{8}"),
+        ("...toml", r"profile-[0-9a-f]{8}"),
+    ],
+)
+def test_the_model_in_service_has_the_name_of_the_profile_unless_another_is_given(toy, profile, name):
+    settings = dataclasses.replace(toy.settings(), profile=profile)
+    assert re.fullmatch(name, settings.named_runtime.service)
+    assert (settings.runtime.service, settings.changed().get("runtime.service")) == ("", None)
+    given = dataclasses.replace(toy.settings("runtime.service=shared"), profile=profile)
+    assert given.named_runtime.service == "shared"
+
+
+def test_two_files_of_one_name_in_two_folders_have_a_service_each(toy, tmp_path):
+    names = set()
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.toml").touch()
+        profile = str(tmp_path / folder / "mine.toml")
+        names.add(dataclasses.replace(toy.settings(), profile=profile).named_runtime.service)
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize("wrong", ["../x", "a/b", ".", "a b", "x" * 65])
+def test_a_name_that_is_no_folder_is_refused(toy, wrong):
+    with pytest.raises(ConfigError):
+        toy.settings(f"runtime.service={wrong}")

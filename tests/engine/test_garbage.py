@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 import engine.garbage
+from engine.config import Strict
 from engine.garbage import Waste, find_waste, remove
 from engine.preferences.score_store import SCORES, ScoreStore
+from engine.promotion.service import Service
 from engine.runs import RunRecord
 from engine.selection import Selection
+from engine.stage import Stage
 from engine.store import Store
 
 DAY = 86_400.0
@@ -328,3 +331,63 @@ def test_what_a_kill_left_in_a_folder_right_after_it_was_sealed_goes(toy):
     assert sweep(toy) == [""]
     assert not left.exists()
     assert toy.run().decisions["train"].action == "reuse"
+
+
+class TestWhatIsInService:
+    @staticmethod
+    def promote(toy: Any, *overrides: str) -> str:
+        """A version on the toys' policy, below their evaluation; returns its key."""
+        made, store = toy.run(*overrides).artifacts, Store(toy.root / "artifacts")
+        key = made["train"].key
+        work = store.work("promote", key)
+        told = {"candidate": key, "against": None, "stages": {"sft": made["sft"].key}}
+        (work / "handed_down.json").write_text(json.dumps(told))
+        inputs = {stage: made[stage].digest for stage in ("tokenize", "sft", "train", "evaluate")}
+        store.seal("promote", key, work, {"payload": {"inputs": inputs}, "metrics": {}, "seconds": 0.0})
+        return str(key)
+
+    @pytest.fixture
+    def gated(self, toy):
+        """The toys and a stage `promote`, so that its artifacts may go."""
+        toy.stages.append(Stage("promote", Strict, 1, lambda ctx: None, ("train",), skip=lambda config: "by hand"))
+        return toy
+
+    def test_stays_with_all_that_it_was_made_of_whatever_its_age_and_the_rest_goes(self, gated):
+        old = self.promote(gated, "train.beta=0.2", "sft.steps=6")
+        kept = self.promote(gated)
+        assert {path.split("/")[1] for path in whys(gated, keep_runs=0)} >= {"promote", "sft", "train"}
+        Service(gated.root / "artifacts", "toy").put(kept)
+        gone = whys(gated, keep_runs=0)
+        assert sorted(path.split("/")[1] for path in gone) == ["evaluate", "promote", "sft", "train"]
+        assert f"artifacts/promote/{old}" in gone
+        assert set(sweep(gated, keep_runs=0)) == {""}
+        assert Service(gated.root / "artifacts", "toy").problems(kept) == []
+        assert set(gated.plan().values()) == {"reuse", "skip"}
+
+    def test_that_was_put_there_since_it_was_found_to_be_waste_is_left(self, gated):
+        key = self.promote(gated)
+        listed = {each.path.parent.name: each for each in found(gated, keep_runs=0)}
+        Service(gated.root / "artifacts", "toy").put(key)
+        for stage in ("promote", "sft"):
+            assert removed(gated, listed[stage]) == "it was put into service"
+            assert listed[stage].path.is_dir()
+
+    def test_below_another_root_on_the_same_data_keeps_the_data(self, gated):
+        other = f"runtime.artifacts='{gated.root / 'other'}'"
+        RunRecord.start(gated.settings(other), Selection(), gated.root / "other").finish("failed")
+        downloaded = gated.run(other).artifacts["download"]
+        store = Store(gated.root / "other")
+        work = store.work("promote", "a" * 16)
+        told = {"candidate": "c", "against": None, "stages": {"download": downloaded.key}}
+        (work / "handed_down.json").write_text(json.dumps(told))
+        store.seal("promote", "a" * 16, work, {"payload": {"inputs": {}}, "metrics": {}, "seconds": 0.0})
+        assert f"data/download/{downloaded.key}" in whys(gated, keep_runs=0)
+        Service(store.root, "other").put("a" * 16)
+        assert f"data/download/{downloaded.key}" not in whys(gated, keep_runs=0)
+
+    def test_what_a_kill_left_of_a_switch_goes(self, gated):
+        Service(gated.root / "artifacts", "toy").put(self.promote(gated))
+        left = gated.root / "artifacts" / "promoted" / "toy" / ".state.json.12-34"
+        left.write_text("{")
+        aged(left, 2)
+        assert [path for path in whys(gated) if "promoted" in path] == ["artifacts/promoted/toy/.state.json.12-34"]

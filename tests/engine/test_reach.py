@@ -1,3 +1,4 @@
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ import pytest
 from engine.artifact import Artifact
 from engine.errors import StoreError
 from engine.processes import this_process
+from engine.promotion.service import Service
 from engine.reach import Reach, run_roots, under_way
 from engine.runs import RECORD, ROOTS, RunRecord
 from engine.selection import Selection
@@ -23,7 +25,8 @@ def record(toy):
 
     def make(key: str, *, days: float = 0.0, state: str = "completed", profile: str = "toy") -> RunRecord:
         made = RunRecord.start(toy.settings(), Selection(), toy.root / "artifacts")
-        made.profile, made.began = profile, time.time() - days * DAY
+        made.profile = made.origin = profile
+        made.began = time.time() - days * DAY
         made.add(Decision("train", "run", "never made", key), None)
         if state != "running":
             made.finish(state)
@@ -48,6 +51,14 @@ def test_runs_that_are_young_are_kept_and_of_the_old_the_latest_completed_of_eac
     assert named(toy) == {"b", "d", "e"}
     assert named(toy, days=2) == {"b", "d"}
     assert named(toy, days=98.5) == {"b", "c", "d", "e"}
+
+
+def test_of_one_profile_under_two_names_one_run_is_the_latest(toy, record):
+    for key, name in (("a", "toy"), ("b", "configs/toy.toml")):
+        made = record(key, days=99)
+        kept = json.loads((made.folder / RECORD).read_text()) | {"profile": str(toy.root / name), "origin": ""}
+        (made.folder / RECORD).write_text(json.dumps(kept | ({"profile": "toy"} if name == "toy" else {})))
+    assert named(toy) == {"b"}
 
 
 def test_so_many_runs_are_kept_as_are_asked_for_whatever_their_age(toy, record):
@@ -172,3 +183,32 @@ def test_all_that_something_named_was_made_of_is_reached_also_through_a_removed_
 
 def test_the_process_that_runs_is_in_the_record(toy, record):
     assert RunRecord.load(record("a").folder).process == this_process()
+
+
+class TestWhatIsInService:
+    @pytest.fixture
+    def versions(self, toy) -> list[str]:
+        """Four versions that were put into service one after the other."""
+        store, keys = Store(toy.root / "artifacts"), [f"{number:016x}" for number in range(4)]
+        for key in keys:
+            for stage, name in (("sft", f"policy-{key}"), ("promote", key)):
+                work = store.work(stage, name)
+                told = {"candidate": f"model {key}", "against": None, "stages": {"sft": f"policy-{key}"}}
+                (work / "handed_down.json").write_text(json.dumps(told))
+                store.seal(stage, name, work, {"payload": {"inputs": {}}, "metrics": {}})
+            Service(store.root, "toy").put(key, forced=True)
+        return keys
+
+    def test_is_named_with_the_two_before_it_and_what_they_were_made_of_whatever_their_age(self, toy, versions):
+        reach = Reach.of_runs([toy.root / "artifacts"], 0.0, 0)
+        kept = versions[1:]
+        assert reach.named == {("promote", key) for key in kept} | {("sft", f"policy-{key}") for key in kept}
+
+    def test_of_every_service_is_named(self, toy, versions):
+        Service(toy.root / "artifacts", "other").put(versions[0], forced=True)
+        assert ("promote", versions[0]) in Reach.of_runs([toy.root / "artifacts"], 0.0, 0).named
+
+    def test_that_cannot_be_told_is_an_error_and_not_nothing(self, toy, versions):
+        (toy.root / "artifacts" / "promoted" / "toy" / "state.json").write_text("{")
+        with pytest.raises(StoreError, match="cannot be told which model is in service"):
+            Reach.of_runs([toy.root / "artifacts"], 0.0, 0)

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import threading
@@ -7,9 +8,12 @@ from typing import Any
 import pytest
 
 import engine.files
+from engine.config import Strict
 from engine.models.scoring import PairScores
 from engine.preferences.score_store import SCORES, ScoreStore, write_shard
 from engine.preferences.scores import scored_rows
+from engine.promotion.service import Service
+from engine.stage import Stage
 from engine.store import Store
 from engine.verification import Verdict, verify_all, verify_scores
 
@@ -152,3 +156,47 @@ def test_scores_are_read_too_and_a_broken_shard_is_moved_unless_it_is_to_be_kept
     assert not shard.exists()
     [after] = verify_scores(tmp_path)
     assert not after.problems
+
+
+class TestWhatIsInService:
+    @pytest.fixture
+    def in_service(self, toy) -> Service:
+        """A version on the toys' policy, in service."""
+        toy.stages.append(Stage("promote", Strict, 1, lambda ctx: None, ("train",), skip=lambda config: "by hand"))
+        made, store = toy.run().artifacts, Store(toy.root / "artifacts")
+        work = store.work("promote", "a" * 16)
+        told = {"candidate": "c", "against": None, "stages": {stage: made[stage].key for stage in ("tokenize", "sft")}}
+        (work / "handed_down.json").write_text(json.dumps(told))
+        store.seal("promote", "a" * 16, work, {"payload": {"inputs": {}}, "metrics": {}, "seconds": 0.0})
+        Service(store.root, "toy").put("a" * 16)
+        return Service(store.root, "toy")
+
+    def test_has_a_line_of_its_own_where_its_stage_is_asked_for(self, toy, in_service):
+        found = verdicts(toy)
+        assert found[f"promoted/toy/{'a' * 16}"].problems == []
+        assert f"promote/{'a' * 16}" in found
+        assert not [name for name in verdicts(toy, only="train") if name.startswith("promoted")]
+        shutil.rmtree(in_service.folder)
+        assert not [name for name in verdicts(toy) if name.startswith("promoted")]
+
+    @pytest.mark.parametrize("stage", ["promote", "sft", "tokenize"])
+    def test_is_said_to_be_broken_where_it_or_what_it_needs_is_and_how_to_go_back(self, toy, in_service, stage):
+        folder = next((toy.root / "artifacts" / stage).iterdir())
+        damage(next(path for path in folder.iterdir() if path.name != "manifest.json"))
+        for keep in (True, False):
+            verdict = verdicts(toy, keep=keep)[f"promoted/toy/{'a' * 16}"]
+            assert any(problem.startswith(f"{stage}/{folder.name}") for problem in verdict.problems)
+            assert "make it again" in verdict.note, "nothing was there before"
+            assert "dpo rollback" not in verdict.note
+
+    def test_is_looked_at_in_every_service(self, toy, in_service):
+        Service(toy.root / "artifacts", "other").put("a" * 16)
+        found = verdicts(toy)
+        assert {f"promoted/{name}/{'a' * 16}" for name in ("toy", "other")} <= found.keys()
+
+    def test_that_cannot_be_told_or_found_by_its_link_is_broken_too(self, toy, in_service):
+        (in_service.folder / "current").unlink()
+        assert verdicts(toy)[f"promoted/toy/{'a' * 16}"].note == "the next run mends that"
+        in_service.repair()
+        (in_service.folder / "state.json").write_text("{")
+        assert "cannot be told which model is in service" in verdicts(toy)["promoted/toy"].problems[0]

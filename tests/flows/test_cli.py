@@ -11,10 +11,12 @@ import pytest
 import engine.config
 import tasks
 from engine.errors import DataError
+from engine.promotion.service import Service
 from engine.runs import RunRecord
 from engine.selection import Selection
 from engine.sources import ModelSource
 from engine.stage import Listener
+from engine.store import Store
 from flows import cli
 from flows._upkeep import size
 
@@ -372,6 +374,60 @@ class TestGc:
         with pytest.raises(SystemExit) as stop:
             cli.main(["gc", *words])
         assert stop.value.code == 2
+
+
+class TestService:
+    @pytest.fixture
+    def promoted(self, toy) -> list[str]:
+        """Two versions that were put into service."""
+        store, keys = Store(toy.root / "artifacts"), ["a" * 16, "b" * 16]
+        for key in keys:
+            work = store.work("promote", key)
+            (work / "handed_down.json").write_text(json.dumps({"candidate": key, "against": None, "stages": {}}))
+            store.seal("promote", key, work, {"payload": {"inputs": {}}, "metrics": {}})
+            Service(store.root, "toy").put(key, forced=True)
+        return keys
+
+    def test_says_what_is_in_service_and_where(self, dpo, promoted, toy):
+        assert dpo("promoted")[1].startswith(f"version {promoted[1]} is in service for toy since ")
+        assert json.loads(dpo("promoted", "--json")[1])["in_service"]["version"] == promoted[1]
+        assert dpo("promoted", "--path")[1] == f"{(toy.root / 'artifacts' / 'promote' / promoted[1]).resolve()}\n"
+
+    def test_goes_back_to_the_one_before_or_the_one_named(self, dpo, promoted):
+        assert (
+            dpo("rollback")[1] == f"rolled back: version {promoted[0]} is in service now, in place of {promoted[1]}\n"
+        )
+        assert dpo("rollback", "--to", promoted[1])[0] == 0
+        assert "version zzz never was in service" in error_of(dpo, "rollback", "--to", "zzz")
+        assert dpo("promoted")[1].count("rolled back") == 3
+
+    def test_is_empty_before_the_first(self, dpo):
+        assert dpo("promoted")[:2] == (0, "no model is in service yet for toy\n")
+        assert "there is no model in service" in error_of(dpo, "rollback")
+        assert "there is no model in service yet" in error_of(dpo, "promoted", "--path")
+
+    def test_of_which_the_state_is_damaged_says_what_to_do(self, dpo, promoted, toy):
+        (toy.root / "artifacts" / "promoted" / "toy" / "state.json").write_text("{")
+        for words in (["promoted"], ["promoted", "--path"], ["rollback"]):
+            err = error_of(dpo, *words)
+            assert "cannot be told which model is in service" in err
+            assert "put a copy of it back" in err
+
+    @pytest.mark.parametrize("force", [[], ["--force"]])
+    def test_takes_the_model_of_the_configuration_when_it_is_told_to(self, dpo, toy, monkeypatch, force):
+        told = []
+        monkeypatch.setattr("flows._promotion.put_in_service", lambda *given, **named: told.append((given, named)))
+        assert dpo("promote", *force, "--set", "train.beta=0.2")[0] == 0
+        ((stages, settings), named) = told[0]
+        assert (stages, named) == (toy.stages, {"forced": bool(force)})
+        assert settings.stages["train"].beta == 0.2
+
+    def test_compares_with_what_is_named(self, dpo, toy, monkeypatch):
+        told = []
+        monkeypatch.setattr("flows._compare.show_comparison", lambda *given, **named: told.append((given[2], named)))
+        assert dpo("compare", "a-run")[0] == 0
+        assert dpo("compare", "a-run", "--limit", "3", "--json")[0] == 0
+        assert told == [("a-run", {"as_json": False, "limit": 20}), ("a-run", {"as_json": True, "limit": 3})]
 
 
 @pytest.mark.parametrize(

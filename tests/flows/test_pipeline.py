@@ -143,7 +143,7 @@ def test_a_second_run_reuses_and_another_beta_reruns_what_depends_on_it(server: 
     assert f"dpo-{NAMES[0]}" in shown_of(again), "a reused stage is published too"
 
     story.run(beta=0.2)
-    assert story.ran == ["train", "evaluate"]
+    assert story.ran == ["train", "evaluate", "compare", "promote"]
 
 
 @pytest.mark.slow

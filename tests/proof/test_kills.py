@@ -36,10 +36,10 @@ def test_the_seed_decides_where_they_strike() -> None:
 
 
 def test_a_stage_takes_its_own_kills_and_no_more_than_it_may() -> None:
-    waiting = Waiting(deque(draw(28, 0, EVERYWHERE)))
+    waiting = Waiting(deque(draw(4 * len(NAMES), 0, EVERYWHERE)))
     assert [kill.stage for kill in waiting.take("sft", 3)] == ["sft"] * 3
     assert len(waiting.take("sft", 3)) == 1
-    assert len(waiting.kills) == 24
+    assert len(waiting.kills) == 4 * (len(NAMES) - 1)
 
 
 def test_a_kill_that_came_too_late_strikes_earlier_and_is_given_up_in_the_end() -> None:

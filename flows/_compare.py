@@ -1,0 +1,257 @@
+"""What the command `dpo compare` shows: the model of this configuration against one that was evaluated earlier."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from engine.config import Settings
+from engine.errors import DataError, MissingInputError, StoreError
+from engine.plan import Plan
+from engine.preferences.schema import EVALUATED, TOKENS, read_batches, read_table
+from engine.reports.markdown import number, plain
+from engine.runs import RunRecord, all_runs
+from engine.selection import Selection
+from engine.stage import Stage
+from engine.store import Artifact, Store
+
+if TYPE_CHECKING:
+    from engine.evaluation.intervals import Difference
+
+_STAGE, _METRICS, _PAIRS, _HELD_OUT = "evaluate", "metrics.json", "pairs.parquet", "eval.parquet"
+_RIGHT, _CHOSEN = "eval_rewards/accuracies", "eval_log_ratio_per_token/chosen"
+_TEXTS = ("prompt", "chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One evaluation held against another, over the pairs that both have.
+
+    Attributes:
+        only_here, only_there: pairs that one of them alone has.
+        differences: here minus there, by metric.
+        not_comparable: why a metric is not among them, in words.
+        worse, better: COMPARED rows, the largest change first; `service` in their names is the other evaluation.
+    """
+
+    pairs: int
+    only_here: int
+    only_there: int
+    differences: "Mapping[str, Difference]"
+    not_comparable: Mapping[str, str]
+    worse: Sequence[Mapping[str, Any]]
+    better: Sequence[Mapping[str, Any]]
+
+
+def show_comparison(
+    stages: Sequence[Stage[Any]], settings: Settings, other: str, *, as_json: bool, limit: int = 20
+) -> None:
+    """Says which of two models is right more often, how sure that is, and which pairs got worse.
+
+    Args:
+        other: the id of a run, or the key of an evaluate artifact.
+        limit: how many pairs are told at most, of those that got worse and, in JSON, of those that got better.
+
+    Raises:
+        MissingInputError: this configuration has not been evaluated.
+        StoreError: there is no such run or artifact, or no evaluation of that run is left.
+        DataError: one of the two was made by an earlier version, or they have no pair in common.
+    """
+    plan = Plan(stages, settings, Selection(until=_STAGE))
+    plan.plan()
+    here, there = _present(plan), find_evaluation(settings.runtime.artifacts, other)
+    found = compare(here, there)
+    told = (found.worse[:limit], found.better[:limit] if as_json else [])
+    texts = _texts(plan.artifacts.get("subsample"), [row["pair_id"] for rows in told for row in rows])
+    worse, better = ([{**row, **texts.get(row["pair_id"], {})} for row in rows] for rows in told)
+    if as_json:
+        _print_json(here, there, found, worse, better)
+    else:
+        _print(other, found, worse)
+
+
+def find_evaluation(root: Path, name: str) -> Artifact:
+    """The evaluate artifact with that key, or of the run with that id, below `root`.
+
+    Raises:
+        StoreError: there is no such run or artifact, or its files are gone.
+    """
+    folders = {folder.name: folder for folder in all_runs(root)}
+    if name in folders:
+        artifact = RunRecord.load(folders[name]).artifact(_STAGE)
+        if artifact is None:
+            raise StoreError(
+                f"no evaluation of run `{name}` is left",
+                found="it did not come so far, or what it made was removed",
+                where=str(folders[name]),
+            )
+        return artifact
+    known = {artifact.key: artifact for artifact in Store(root).all(_STAGE)}
+    if name not in known:
+        latest = ", ".join([*list(folders)[:3], *list(known)[:3]]) or "there are none"
+        raise StoreError(
+            f"there is no run and no evaluation `{name}`",
+            expected=f"the id of a run or the key of an evaluate artifact; the latest: {latest}",
+            where=str(root),
+        )
+    return known[name]
+
+
+def compare(here: Artifact, there: Artifact) -> Compared:
+    """Holds an evaluate artifact against another one.
+
+    Raises:
+        DataError: one of them is not what this version writes, or they have no pair in common.
+        StoreError: a file of theirs is gone.
+    """
+    from engine.evaluation.comparison import common, compared_rows, differences, got_better, got_worse, not_comparable
+
+    mine, theirs = _rows(here), _rows(there)
+    identity, of_theirs = _identity(here), _identity(there)
+    both, _ = common(mine, theirs)
+    if not both:
+        raise DataError(
+            "the two evaluations have no held-out pair in common",
+            found=f"{len(mine):,} pairs here and {len(theirs):,} other ones there",
+            where=str(there.path),
+        )
+    apart, rows = not_comparable(identity, of_theirs), compared_rows(mine, theirs)
+    return Compared(
+        len(both),
+        len(mine) - len(both),
+        len(theirs) - len(both),
+        differences(mine, theirs, identity.get("seed", 0), apart),
+        apart,
+        got_worse(rows),
+        got_better(rows),
+    )
+
+
+def _present(plan: Plan) -> Artifact:
+    """The evaluate artifact under this configuration, if its files are there."""
+    decision, artifact = plan.decisions[_STAGE], plan.artifacts.get(_STAGE)
+    if artifact is None or artifact.pruned:
+        raise MissingInputError(
+            "the model of this configuration has not been evaluated",
+            found=f"{decision.action}: {decision.why}",
+            fix=plan.settings.command("run", "--until", _STAGE),
+        )
+    return artifact
+
+
+def _rows(artifact: Artifact) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = read_table(artifact.file(_PAIRS), EVALUATED).to_pylist()
+    return rows
+
+
+def _identity(artifact: Artifact) -> Mapping[str, Any]:
+    """What its numbers depend on; nothing where it does not say."""
+    path = artifact.file(_METRICS)
+    try:
+        identity = json.loads(path.read_text("utf-8")).get("identity")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise DataError("an evaluation cannot be read", found=str(error), where=str(path)) from None
+    return identity if isinstance(identity, dict) else {}
+
+
+def _texts(subsample: Artifact | None, pair_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Prompt and responses of some held-out pairs; nothing where the files of the subsample stage are gone."""
+    wanted, found = set(pair_ids), {}
+    if subsample is None or subsample.pruned or not wanted:
+        return {}
+    for batch in read_batches(subsample.file(_HELD_OUT), TOKENS, ["pair_id", *_TEXTS]):
+        for place, pair_id in enumerate(batch["pair_id"].to_pylist()):
+            if pair_id in wanted:
+                found[pair_id] = {name: batch[name][place].as_py() for name in _TEXTS}
+    return found
+
+
+def _print(other: str, found: Compared, worse: Sequence[Mapping[str, Any]]) -> None:
+    for line in (*_sentences(other, found), ""):
+        print(plain(line))
+    if not worse:
+        print("no pair got worse")
+        return
+    title = f"pairs that got worse, {len(worse)} of {len(found.worse)}"
+    grid = Table("pair", "fell by", *_TEXTS, title=title, title_justify="left")
+    for row in worse:
+        grid.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in _cells(row)))
+    console = Console(file=sys.stdout, highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 160)
+    console.print(grid)
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    from engine.evaluation.comparison import change
+
+    return [row["pair_id"][:8], f"{number(-change(row))} nats", *(plain(row.get(name, "–"), 60) for name in _TEXTS)]
+
+
+def _sentences(other: str, found: Compared) -> list[str]:
+    right, chosen = found.differences[_RIGHT], found.differences[_CHOSEN]
+    lines = [
+        f"This model is {_more(right)} of the {found.pairs:,} common pairs than {other} {_ends(right, 100, 1)}"
+        f"{_doubt(right)}.",
+        f"Its chosen responses have {number(abs(chosen.value))} nats per token "
+        f"{'more' if chosen.value >= 0 else 'less'}, measured from its reference {_ends(chosen, 1, 3)}.",
+        f"{len(found.worse):,} pairs got worse and {len(found.better):,} better; "
+        f"{found.only_here:,} held-out pairs are here alone, {found.only_there:,} there alone.",
+    ]
+    reasons: dict[str, list[str]] = {}
+    for metric, why in found.not_comparable.items():
+        reasons.setdefault(why, []).append(metric)
+    return lines + [f"Not comparable: {', '.join(metrics)} ({why})." for why, metrics in reasons.items()]
+
+
+def _more(right: "Difference") -> str:
+    points = 100 * right.value
+    return f"right on {abs(points):.1f} points {'fewer' if points < 0 else 'more'}" if points else "right on as many"
+
+
+def _ends(difference: "Difference", times: float, digits: int) -> str:
+    """The interval in brackets, with the sign of a gain."""
+    if difference.low is None or difference.high is None:
+        return "(too few to say how sure that is)"
+    low, high = (f"{times * end:+.{digits}f}".replace("-", "−") for end in (difference.low, difference.high))
+    return f"(95 %: {low} to {high})"
+
+
+def _doubt(difference: "Difference") -> str:
+    if difference.low is None or difference.high is None or difference.low > 0 or difference.high < 0:
+        return ""
+    return "; that may be chance" if difference.value else ""
+
+
+def _print_json(
+    here: Artifact,
+    there: Artifact,
+    found: Compared,
+    worse: Sequence[Mapping[str, Any]],
+    better: Sequence[Mapping[str, Any]],
+) -> None:
+    told = {
+        "here": {"key": here.key, "path": str(here.path)},
+        "there": {"key": there.key, "path": str(there.path)},
+        "pairs": found.pairs,
+        "only_here": found.only_here,
+        "only_there": found.only_there,
+        "differences": {name: each.as_dict() for name, each in found.differences.items()},
+        "not_comparable": dict(found.not_comparable),
+        "got_worse": len(found.worse),
+        "got_better": len(found.better),
+        "worse": [_renamed(row) for row in worse],
+        "better": [_renamed(row) for row in better],
+    }
+    json.dump(told, sys.stdout, indent=1, ensure_ascii=False)
+    print()
+
+
+def _renamed(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.replace("tonight_", "here_").replace("service_", "there_"): value for name, value in row.items()}
