@@ -14,7 +14,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check format versions bench bench-full proof stop deploy nightly-on nightly-off clean
+.PHONY: help setup demo test test-slow check format versions bench bench-full proof stop deploy nightly-on nightly-off notify service clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,12 @@ nightly-on: $(STAMP)  ## switch the nightly schedule on
 
 nightly-off: $(STAMP)  ## switch it off
 	@$(SERVER) nightly-off $(if $(PORT),--port $(PORT))
+
+notify: $(STAMP)  ## send notices of failed runs and late nights to a webhook: URL=https://…
+	@DPO_NOTIFY_URL="$${URL-}" $(SERVER) notify $(if $(PORT),--port $(PORT))
+
+service: $(STAMP)  ## write systemd user units for server and worker; PRINT=1 shows them instead
+	@$(BIN)/python -m flows._units $(if $(PRINT),print,write) $(if $(findstring command,$(origin NAME)),--name='$(NAME)') $(if $(findstring command,$(origin PORT)),--port='$(PORT)')
 
 stop:  ## cancel the runs under way and stop the server and the worker that were started here
 	@test ! -x $(BIN)/python || $(SERVER) stop

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from engine.artifact import Artifact
-from engine.config import Settings
+from engine.config import Settings, one_name
 from engine.environment import environment
 from engine.errors import StoreError
 from engine.files import write_atomically
@@ -48,6 +48,7 @@ class RunRecord:
         decisions: what became of each stage so far, in order.
         pid, host, process_born: the process that runs it, as `engine.processes.Process` has it; in a record of an
             earlier version they are not known.
+        origin: the profile by the one name that `one_name` gives it, however it was called; runs are told apart by it.
     """
 
     id: str
@@ -67,7 +68,11 @@ class RunRecord:
     pid: int = 0
     host: str = ""
     process_born: str = ""
+    origin: str = ""
     _clock: float = field(default_factory=time.monotonic, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.origin = self.origin or one_name(self.profile)  # now, since a relative path holds in this folder only
 
     @property
     def process(self) -> Process:

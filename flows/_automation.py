@@ -36,7 +36,7 @@ LEAST_BEAT = 30  # seconds; Prefect beats no faster
 LONGEST_SILENCE = 7 * 24 * 3600  # seconds; whoever wants to wait longer wants no automation
 HEARTBEAT = "prefect.flow-run.heartbeat"
 # Every state in which a run of ours is over; a plan ends in a state of its own name.
-ENDS = ("Completed", "Planned", "Failed", "TimedOut", "Cancelled", "Crashed")
+ENDS = ("Completed", "Kept", "Planned", "Failed", "TimedOut", "Cancelled", "Crashed")
 MESSAGE = (
     "The process of this run gives no sign of life: it was killed, or its machine went down or lost the server. "
     "Nothing that was finished is lost. Run the same command again: finished stages are reused, and sft and train "
@@ -100,7 +100,7 @@ async def set_up(flow: str) -> None:
     wanted = crash_automation(flow, silence_seconds())
     try:
         async with get_client() as client:
-            await _put(client, wanted)
+            await put(client, wanted)
     except Exception as error:  # a server that is too old or allows no automations deploys all the same
         _log.warning(
             "the server took no automation (%s: %s); a run that is killed stays Running until it is cancelled by hand",
@@ -109,7 +109,8 @@ async def set_up(flow: str) -> None:
         )
 
 
-async def _put(client: PrefectClient, wanted: AutomationCore) -> None:
+async def put(client: PrefectClient, wanted: AutomationCore) -> None:
+    """Creates an automation, or brings the one of its name up to date; there is never a second one."""
     found = await client.read_automations_by_name(wanted.name)
     if not found:
         await client.create_automation(wanted)

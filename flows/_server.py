@@ -1,6 +1,6 @@
-"""The Prefect server and worker of this clone: start, stop, deploy, switch the schedule, run the demo.
+"""The Prefect server and worker of this clone: start, stop, deploy, switch the schedule and notices, run the demo.
 
-`python -m flows._server demo|up|deploy|stop|nightly-on|nightly-off [--port N]`, which is what the Makefile calls.
+`python -m flows._server demo|up|deploy|stop|nightly-on|nightly-off|notify [--port N]`: what the Makefile calls.
 State lies in `.prefect/`: the server's database, logs, and one file per process that was started here.
 Where PREFECT_API_URL is set, that server is used and none is started.
 """
@@ -46,10 +46,12 @@ def main() -> int:
         "stop": stop,
         "nightly-on": partial(switch_nightly, True),
         "nightly-off": partial(switch_nightly, False),
+        "notify": lambda port: notify(arguments.url, port),
     }
     parser = argparse.ArgumentParser(prog="python -m flows._server", description="the Prefect server of this clone")
     parser.add_argument("action", choices=actions)
     parser.add_argument("--port", type=int, default=0, help=f"of a server to start ({PORT})")
+    parser.add_argument("--url", default=os.environ.get("DPO_NOTIFY_URL", ""), help="where notices go; for notify")
     arguments = parser.parse_args()
     HOME.mkdir(exist_ok=True)
     try:
@@ -67,15 +69,15 @@ def up(port: int = 0) -> None:
     Raises:
         ServerError: the port is taken by something else, or the server does not come up.
     """
-    server = _choose_server(port)
+    server = choose_server(port)
     with _alone():
         if isinstance(server, int):
             _start_server(server)
-            _close_unheard_runs()
-        elif not _answers():
+            close_unheard()
+        elif not answers():
             raise ServerError(f"no Prefect server answers at {server}", fix="unset PREFECT_API_URL to have one started")
         if not WORKER.state():
-            _say("starting the worker")
+            say("starting the worker")
             WORKER.start(["worker", "start", "--pool", POOL, "--type", "process"])
 
 
@@ -92,9 +94,9 @@ def deploy(port: int = 0) -> None:
     from flows._automation import set_up, silence_seconds
 
     silence_seconds()  # what is wrong with it is said before anything is deployed
-    _say("deploying")
+    say("deploying")
     with _alone():
-        asyncio.run(_make_pool())
+        asyncio.run(make_pool())
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
@@ -114,27 +116,27 @@ def demo(port: int = 0) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     failed = run_deployment(f"{FLOW}/default")
     if os.environ["PREFECT_API_URL"] != f"http://127.0.0.1:{PORT}/api":  # the one that prefect.toml names
-        _say(f"by hand PREFECT_API_URL={os.environ['PREFECT_API_URL']} prefect deployment run {FLOW}/default --watch")
+        say(f"by hand PREFECT_API_URL={os.environ['PREFECT_API_URL']} prefect deployment run {FLOW}/default --watch")
     return failed
 
 
 def stop(port: int = 0) -> None:
     """Cancels the runs of this clone's worker and ends what was started here, and only that."""
-    _choose_server(0)
-    if (runs := WORKER.runs()) and _answers():
-        _cancel(runs)
+    choose_server(0)
+    if (runs := WORKER.runs()) and answers():
+        cancel(runs)
     for service in (WORKER, SERVER):
-        _say(f"{service.name}: {'stopped' if service.stop() else 'was not running'}")
+        say(f"{service.name}: {'stopped' if service.stop() else 'was not running'}")
 
 
-def _cancel(runs: set[UUID]) -> None:
+def cancel(runs: set[UUID]) -> None:
     """Has the runs write their checkpoints. A server that fails at it keeps nothing from being ended."""
     from flows._watch import UNANSWERED, cancel_runs  # imports Prefect, which reads the address when it is imported
 
     try:
         asyncio.run(cancel_runs(runs))
     except (*UNANSWERED, OSError) as error:
-        _say(outgoing(f"the runs under way could not be cancelled: {type(error).__name__}: {error}"))
+        say(outgoing(f"the runs under way could not be cancelled: {type(error).__name__}: {error}"))
 
 
 def switch_nightly(active: bool, port: int = 0) -> None:
@@ -146,7 +148,26 @@ def switch_nightly(active: bool, port: int = 0) -> None:
         deployment = client.read_deployment_by_name(f"{FLOW}/nightly")
         for schedule in client.read_deployment_schedules(deployment.id):
             client.update_deployment_schedule(deployment.id, schedule.id, active=active)
-    _say("nightly is on, while server and worker are up (`make stop` ends both)" if active else "nightly is off")
+    say("nightly is on, while server and worker are up (`make stop` ends both)" if active else "nightly is off")
+
+
+def notify(url: str, port: int = 0) -> None:
+    """Has the server send a notice to a webhook when a run ends badly or a night does not begin.
+
+    Raises:
+        ServerError: as `up`.
+        ConfigError: the address is none.
+        NoticeError: it takes no notice, as was tried; nothing is set up then.
+    """
+    choose_server(port)
+    from flows import _notices
+
+    checked = _notices.checked(url)
+    up(port)
+    say(f"a notice was sent to try the address: HTTP status {_notices.try_out(checked, FLOW)}")
+    with _alone():
+        asyncio.run(_notices.set_up(FLOW, checked))
+    say("notices are on; to pause them, or to read what was sent: Automations in the UI")
 
 
 async def nightly_state() -> dict[str, bool]:
@@ -162,7 +183,7 @@ async def nightly_state() -> dict[str, bool]:
     return {"active": any(schedule.active for schedule in deployment.schedules)}
 
 
-def _choose_server(port: int) -> str | int:
+def choose_server(port: int) -> str | int:
     """The address of the user's own server, or the port of this clone's; Prefect reads it when it is imported."""
     os.environ["PREFECT_HOME"] = str(HOME)
     os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -184,23 +205,25 @@ def _start_server(port: int) -> None:
                 fix=f"make demo PORT={port + 100}; or, if it is a Prefect server that you want to use,\n"
                 f"       PREFECT_API_URL=http://127.0.0.1:{port}/api make demo",
             )
-        _say(f"starting the Prefect server on port {port} (log: {os.path.relpath(SERVER.log)})")
+        say(f"starting the Prefect server on port {port} (log: {os.path.relpath(SERVER.log)})")
         SERVER.start(["server", "start", "--host", "127.0.0.1", "--port", str(port)], port=port)
     began = time.monotonic()
-    while not _answers():
+    while not answers():
         if not SERVER.state() or time.monotonic() - began > START_SECONDS:
             raise ServerError("the Prefect server did not come up", found=SERVER.last_words(), where=str(SERVER.log))
         time.sleep(0.3)
 
 
-def _close_unheard_runs() -> None:
+def close_unheard() -> None:
+    """Marks the runs that ended while this clone's server was down; to be called once it answers."""
     from flows._automation import close_unheard_runs  # imports Prefect, which reads the address when it is imported
 
     if closed := asyncio.run(close_unheard_runs(FLOW)):
-        _say(f"{closed} {'run' if closed == 1 else 'runs'} that ended unheard, marked as crashed")
+        say(f"{closed} {'run' if closed == 1 else 'runs'} that ended unheard, marked as crashed")
 
 
-def _answers() -> bool:
+def answers() -> bool:
+    """Whether the chosen server does."""
     try:
         with urllib.request.urlopen(f"{os.environ['PREFECT_API_URL']}/health", timeout=5) as answer:
             return bool(answer.status == 200)
@@ -213,7 +236,8 @@ def _taken(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-async def _make_pool() -> None:
+async def make_pool() -> None:
+    """Creates the work pool where it is not there."""
     from prefect import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
@@ -233,7 +257,8 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Prints a line at once."""
     print(text, flush=True)
 
 

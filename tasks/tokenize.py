@@ -17,8 +17,10 @@ from engine.config import Strict
 from engine.errors import ModelError
 from engine.fingerprint import digest
 from engine.policies import place_of
+from engine.preferences.drift import Tally
 from engine.preferences.ledger import Ledger, check_budget
 from engine.preferences.schema import PAIRS, TOKENS, read_batches, read_rows, writer
+from engine.secrets import redacted
 from engine.sources import ModelSource, Sources
 from engine.stage import Context, Stage
 
@@ -86,6 +88,7 @@ class _Totals:
         self.read = read
         self.pairs = self.prompt_tokens = self.response_tokens = self.longest = 0
         self.highest_id = -1
+        self.tally = Tally()
 
     def add(self, table: pa.Table) -> None:
         """Counts one table of TOKENS in."""
@@ -94,12 +97,14 @@ class _Totals:
         if not table.num_rows:
             return
         self.pairs += table.num_rows
+        self.tally.add_sources(table)
         prompts = table["prompt_length"].to_numpy().astype(np.int64)
         self.prompt_tokens += int(prompts.sum())
         for side in ("chosen", "rejected"):
             ids = table[f"{side}_input_ids"]
             lengths = pc.list_value_length(ids).to_numpy().astype(np.int64)
             self.response_tokens += int((lengths - prompts).sum())
+            self.tally.add_lengths(lengths - prompts)
             self.longest = max(self.longest, int(lengths.max()))
             self.highest_id = max(self.highest_id, pc.max(pc.list_flatten(ids)).as_py())
 
@@ -155,6 +160,7 @@ def _record(ctx: Context[Config], totals: _Totals, ledger: Ledger, vocab_size: i
         mean_response_tokens=round(totals.response_tokens / (2 * totals.pairs), 1),
         longest=totals.longest,
         vocab_size=vocab_size,
+        **redacted(totals.tally.records()),  # the names of sources are the user's
     )
 
 

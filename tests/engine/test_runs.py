@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import engine.runs
+from engine.config import one_name
 from engine.errors import StoreError
 from engine.processes import Process
 from engine.runs import RunRecord, all_runs, latest, maker, mark_crashed, run_of
@@ -83,6 +84,31 @@ def test_a_profile_given_by_its_path_gives_a_name_that_is_no_path(toy, tmp_path)
     record = RunRecord.start(settings, Selection(), tmp_path)
     assert record.folder.parent == tmp_path / "runs"
     assert record.id.endswith("-my_own_profile")
+
+
+def test_a_profile_has_one_name_however_it_is_called(toy, tmp_path, monkeypatch):
+    (tmp_path / "own.toml").write_text("")
+    monkeypatch.chdir(tmp_path / "configs")
+    for name in ("toy", "toy.toml", "../configs/toy.toml", str(tmp_path / "configs" / "toy.toml")):
+        assert one_name(name) == "toy", name
+    assert one_name("../own.toml") == str(tmp_path / "own.toml")
+    for gone in ("own", "gone.toml", "\0", "x" * 5000):
+        assert one_name(gone) == gone
+
+
+def test_a_record_keeps_what_its_relative_path_meant_and_one_of_an_earlier_version_goes_by_its_name(
+    toy, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("own.toml").write_text("")
+    record = RunRecord.start(engine.config.load("own.toml", [], toy.stages, {}), Selection(), tmp_path)
+    monkeypatch.chdir("/")
+    assert RunRecord.load(record.folder).origin == str(tmp_path / "own.toml")
+    kept = json.loads((record.folder / "run.json").read_text())
+    del kept["origin"]
+    for profile, origin in (("toy", "toy"), ("own.toml", "own.toml")):
+        (record.folder / "run.json").write_text(json.dumps(kept | {"profile": profile}))
+        assert RunRecord.load(record.folder).origin == origin
 
 
 def test_a_stage_that_is_told_twice_is_kept_once_with_the_last_word(record):

@@ -105,11 +105,11 @@ def test_a_server_that_the_user_chose_and_does_not_answer_is_not_replaced(
 
 def test_a_running_server_keeps_its_port(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remember(home, "server", pid=os.getpid(), created=psutil.Process().create_time(), port=4321)
-    assert _server._choose_server(0) == 4321
+    assert _server.choose_server(0) == 4321
     assert os.environ["PREFECT_API_URL"] == "http://127.0.0.1:4321/api"
     monkeypatch.delenv("PREFECT_API_URL")
     with pytest.raises(_server.ServerError, match="runs on port 4321"):
-        _server._choose_server(4400)
+        _server.choose_server(4400)
 
 
 def test_a_server_that_is_started_here_listens_on_this_machine_alone(
@@ -117,8 +117,8 @@ def test_a_server_that_is_started_here_listens_on_this_machine_alone(
 ) -> None:
     started: list[str] = []
     monkeypatch.setattr(Service, "start", lambda self, arguments, **facts: started.extend(arguments))
-    monkeypatch.setattr(_server, "_answers", lambda: True)
-    monkeypatch.setattr(_server, "_close_unheard_runs", lambda: None)
+    monkeypatch.setattr(_server, "answers", lambda: True)
+    monkeypatch.setattr(_server, "close_unheard", lambda: None)
     assert call(monkeypatch, "up", "--port", "4329") == 0
     assert started[started.index("--host") + 1] == "127.0.0.1"
     assert os.environ["PREFECT_API_URL"].startswith("http://127.0.0.1:")
@@ -174,7 +174,7 @@ def stop(
             yield pool
 
         monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-        monkeypatch.setattr(_server, "_answers", lambda: True)
+        monkeypatch.setattr(_server, "answers", lambda: True)
         monkeypatch.setattr(_watch, "get_client", client)
         monkeypatch.setattr(Service, "runs", lambda self: runs)
         assert call(monkeypatch, "stop") == 0
@@ -215,7 +215,7 @@ def test_an_impossible_silence_is_said_before_anything_is_deployed(
 ) -> None:
     monkeypatch.setenv("DPO_CRASHED_AFTER", chosen)
     monkeypatch.setattr(_server, "up", lambda port: None)
-    monkeypatch.setattr(_server, "_make_pool", lambda: pytest.fail("a pool was made"))
+    monkeypatch.setattr(_server, "make_pool", lambda: pytest.fail("a pool was made"))
     assert call(monkeypatch, "deploy") == 1
     told = capsys.readouterr()
     assert "DPO_CRASHED_AFTER" in told.err and "deploying" not in told.out

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from engine.config import Runtime
 from engine.errors import ConfigError, DataError, ModelError
 from engine.models.loading import load_tokenizer
+from engine.preferences.drift import LENGTHS
 from engine.preferences.schema import LEDGER, PAIRS, TOKENS, read_table, writer
 from engine.preferences.templates import template
 from engine.preferences.tokenizing import train_bpe
@@ -142,7 +143,34 @@ def test_the_metrics_count_what_was_written(tmp_path):
         "mean_prompt_tokens": round(sum(row["prompt_length"] for row in table) / 5, 1),
         "mean_response_tokens": round(sum(scored) / 10, 1),
         "vocab_size": len(load_tokenizer(str(ctx.work / "tokenizer"))),
+        "sources": {"pairs.jsonl": 5},
+        "other_sources": 0,
+        "response_lengths": bins(scored),
     }
+
+
+def bins(lengths: list[int]) -> dict[str, int]:
+    found = dict.fromkeys(LENGTHS, 0)
+    for length in lengths:
+        found[next(name for name, longest in zip(LENGTHS, [4, 8, 16, 32, 64], strict=False) if length <= longest)] += 1
+    return found
+
+
+def test_sources_are_tallied_over_the_pairs_that_stay_and_their_names_hold_no_secret(tmp_path):
+    long = pair(1, prompt=[{"role": "user", "content": "why " * 99}], source="dropped")
+    secret = "https://me:hunter2@hub/x.jsonl"
+    config = Config(max_length=24, max_prompt_length=24, refused_share=0.5)
+    rows = [long, *(pair(number, prompt=[{"role": "user", "content": "a"}], source=secret) for number in (2, 3))]
+    assert made(tmp_path, config, rows).metrics["sources"] == {"https://***@hub/x.jsonl": 2}
+
+
+def test_the_tally_is_no_part_of_what_the_stages_below_depend_on(tmp_path):
+    ctx = made(tmp_path, Config(), [pair(number) for number in range(20)])
+    kept = {"response_lengths", "other_sources", "sources"}
+    assert kept <= set(ctx.metrics)
+    assert not any(
+        name in text.decode("utf-8", "replace") for text in contents(ctx.work).values() for name in kept - {"sources"}
+    )
 
 
 def test_the_same_input_makes_the_same_bytes_and_leftovers_do_not_stay(tmp_path):
