@@ -19,6 +19,7 @@ from engine.config import Settings
 from engine.errors import PipelineError, TransientError
 from engine.pipeline import Pipeline, Selection
 from engine.reports import stage_report
+from engine.reports.gate import refusal
 from engine.reports.markdown import code, duration, escape, number, plain, table
 from engine.reports.run import run_report
 from engine.runs import REPORT, RunRecord
@@ -103,8 +104,15 @@ class Run:
             self.make(name)
 
     def completed(self) -> State[None]:
-        """The flow's last state; its message is the path of the report."""
-        return Completed(message=str(self._record.folder.resolve() / REPORT))
+        """The flow's last state; its message ends with the path of the report.
+
+        Where the gate refused the model it is named Kept, after the one in service, and begins with the reasons.
+        """
+        report = str(self._record.folder.resolve() / REPORT)
+        refused = refusal(self._record.artifact("promote"))
+        if not refused:
+            return Completed(message=report)
+        return Completed(name="Kept", message=f"{outgoing(refused)}\n{report}")
 
 
 def as_task(name: str, *, retries: int = 2) -> Task[..., State[Decision]]:

@@ -2,10 +2,11 @@
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -22,11 +23,13 @@ from rich.text import Text
 
 from engine.reports import headline
 from engine.reports.markdown import duration, number, plain
+from engine.reports.verdict import TITLE, Answer, answer_of
 from engine.runs import RunRecord
 from engine.secrets import Redacting
 from engine.stage import Decision, Listener
 from engine.store import Artifact
 
+WIDTH = 110  # no table is wider
 _OUTCOMES = {"reuse": "reused", "run": "made", "resume": "resumed", "skip": "skipped"}
 
 
@@ -107,7 +110,16 @@ class _Logs(logging.Handler):
 
 
 def show_results(record: RunRecord, decisions: Sequence[Decision]) -> None:
-    """Prints the headline numbers of a finished run as a table on stdout."""
+    """Prints on stdout the headline numbers of a finished run as a table, and then whether it worked."""
+    console = Console(file=sys.stdout, highlight=False)
+    console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
+    console.print(_numbers(record, decisions))
+    answer = answer_of(record.artifact)
+    if answer:
+        console.print(*_answer(answer), sep="\n")
+
+
+def _numbers(record: RunRecord, decisions: Sequence[Decision]) -> Table:
     grid = Table("stage", "outcome", "took", "", "number", title=f"run {record.id}", title_justify="left")
     for decision in decisions:
         artifact = record.artifact(decision.stage)
@@ -117,7 +129,18 @@ def show_results(record: RunRecord, decisions: Sequence[Decision]) -> None:
         for label, shown in lines:
             grid.add_row(*(Text(plain(cell)) for cell in (*own, label, shown)))
             own = ("", "", "")
-    console = Console(file=sys.stdout, highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
-    console.print(grid)
+    return grid
+
+
+def _answer(answer: Answer) -> Iterator[Table | Text]:
+    """Its table, where something was evaluated, and its sentences."""
+    if answer.rows:
+        grid = Table(title=TITLE, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+        for at, name in enumerate(answer.header):
+            grid.add_column(name, justify="right" if at else "left", no_wrap=at == 0)
+        for row in answer.rows:
+            grid.add_row(*(Text(plain(cell)) for cell in row))
+        yield Text()
+        yield grid
+        yield Text()
+    yield from (Text(plain(line), style="" if at else "bold") for at, line in enumerate(answer.words))

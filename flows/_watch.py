@@ -88,7 +88,7 @@ def _show_end(run: FlowRun, console: Console) -> bool:
     if state is None or not state.is_completed():
         _say(console, f"{state.name}: {state.message}" if state else "the run is lost")
         return False
-    report = Path(state.message or "")
+    report = Path((state.message or "").rpartition("\n")[2])
     if report.is_file():  # not so where the worker is on another machine
         record = RunRecord.load(report.parent)
         show_results(record, record.decisions)

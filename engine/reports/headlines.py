@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.errors import StoreError
-from engine.reports.markdown import number, share
+from engine.reports.markdown import interval, number, plain, points, share
 from engine.store import Artifact
 
 Metrics = Mapping[str, Any]
@@ -49,12 +49,44 @@ def _with_share(name: str, whole: str) -> Callable[[Metrics], str]:
 
 def _accuracy(metrics: Metrics) -> str:
     shown = share(metrics["eval_rewards/accuracies"])
-    baseline = metrics.get("eval_longer_wins")
-    return shown if baseline is None else f"{shown} (always taking the longer answer: {share(baseline)})"
+    baseline = metrics.get("eval_length_baseline", metrics.get("eval_longer_wins"))
+    return shown if baseline is None else f"{shown} (by their length alone: {share(baseline)})"
 
 
 def _before_and_after(kind: str, rate: str) -> Callable[[Metrics], str]:
     return lambda metrics: f"{share(metrics[f'start/{kind}/{rate}'])} → {share(metrics[f'dpo/{kind}/{rate}'])}"
+
+
+def _difference(name: str) -> Callable[[Metrics], str]:
+    def shown(metrics: Metrics) -> str:
+        bounds = (metrics.get("intervals") or {}).get(f"difference/{name}")
+        return f"{interval(_present(metrics[f'difference/{name}']), bounds, points)} points"
+
+    return shown
+
+
+def _in_service(metrics: Metrics) -> str:
+    version = metrics["in_service"]
+    return plain(version) if version else "none"
+
+
+def _held_against_it(name: str) -> Callable[[Metrics], str]:
+    return lambda metrics: number(metrics[name] if metrics["in_service"] else _present(None))
+
+
+def _monitor(metrics: Metrics) -> str:
+    count = metrics["findings"] if isinstance(metrics["findings"], int) else len(metrics["findings"])
+    seen = f"{number(count)} {'sign' if count == 1 else 'signs'} of trouble" if count else "nothing out of the ordinary"
+    stopped = metrics.get("stopped_at")
+    return seen if stopped is None else f"{seen}; stopped at step {number(stopped)}"
+
+
+def _verdict(metrics: Metrics) -> str:
+    return {"promote": "passed", "keep": "not passed"}.get(metrics["verdict"]) or plain(metrics["verdict"])
+
+
+def _unmet(metrics: Metrics) -> str:
+    return plain(", ".join(map(str, metrics["rules_failed"])) or "none")
 
 
 HEADLINES: dict[str, list[Headline]] = {
@@ -90,11 +122,23 @@ HEADLINES: dict[str, list[Headline]] = {
         ("pairs put right", lambda metrics: share(metrics["rewards/accuracies"])),
         ("mean margin", _value("rewards/margins")),
         ("steps", _value("steps")),
+        ("seen while training", _monitor),
     ],
     "evaluate": [
         ("harmful requests refused", _before_and_after("adversarial", "refused")),
+        ("normal requests refused", _before_and_after("normal", "refused")),
         ("normal requests answered right", _before_and_after("normal", "right")),
         ("held-out pairs put right", _accuracy),
         ("mean margin on held-out pairs", _value("eval_rewards/margins")),
+    ],
+    "compare": [
+        ("model in service", _in_service),
+        ("held-out pairs put right, against it", _difference("eval_rewards/accuracies")),
+        ("pairs compared", _held_against_it("pairs")),
+        ("pairs left out: it was trained on them", _held_against_it("trained_on")),
+    ],
+    "promote": [
+        ("verdict of the gate", _verdict),
+        ("rules that are not met", _unmet),
     ],
 }

@@ -3,7 +3,8 @@
 import html
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 from engine.secrets import redact
 
@@ -52,7 +53,7 @@ def number(value: object) -> str:
     """
     if isinstance(value, list | tuple):
         return ", ".join(map(number, value))
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         return plain(value, 200)
     if isinstance(value, int):
         return f"{value:,}"
@@ -63,7 +64,30 @@ def number(value: object) -> str:
 
 def share(value: object) -> str:
     """A share between 0 and 1 as a percentage with one digit behind the point."""
-    return f"{100 * value:.1f}%" if isinstance(value, int | float) else plain(value)
+    return f"{100 * value:.1f}%" if is_number(value) else plain(value)
+
+
+def interval(value: object, bounds: object, form: Callable[[object], str] = number) -> str:
+    """A value with the ends of its interval behind it, `0.93 (0.89 to 0.96)`; alone where `bounds` is no such pair."""
+    if not (isinstance(bounds, list | tuple) and len(bounds) == 2 and all(map(is_number, (value, *bounds)))):
+        return form(value)
+    low, high = (form(bound).removesuffix("%") for bound in bounds)
+    return f"{form(value)} ({low} to {high})"
+
+
+def points(value: object) -> str:
+    """A difference of two shares in percentage points, with its sign: `+2.3`."""
+    return f"{100 * value:+.1f}".replace("-0.0", "+0.0") if is_number(value) else plain(value)
+
+
+def signed(value: object) -> str:
+    """`number` with a sign in front of what is above zero."""
+    return f"+{number(value)}" if is_number(value) and value > 0 else number(value)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value can be reckoned with: an int or a float, and no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def duration(seconds: float | None) -> str:

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from engine.reports import policies
+from engine.reports.gate import gate_sections
 from engine.reports.headlines import headline
 from engine.reports.markdown import block, code, duration, escape, table
 from engine.reports.stages import outcome
+from engine.reports.verdict import TITLE, answer_of, as_markdown
 
 if TYPE_CHECKING:
     from engine.runs import RunRecord
@@ -32,12 +34,33 @@ def _parts(record: "RunRecord") -> Iterator[str]:
     yield f"{_STATES.get(record.state) or escape(record.state)}{took} Started {escape(record.started_at)}."
     if record.error:
         yield block(record.error)
+    yield _did_it_work(record)
     yield _headlines(record)
+    yield _gate(record)
+    yield from _nights(record)
     yield _story(record)
     yield _judged(record)
     yield _configuration(record)
     yield "## Environment"
     yield table(["", "version"], [[escape(name), escape(version)] for name, version in record.environment.items()])
+
+
+def _did_it_work(record: "RunRecord") -> str:
+    answer = answer_of(record.artifact)
+    return f"## {TITLE}\n\n{as_markdown(answer)}" if answer else ""
+
+
+def _gate(record: "RunRecord") -> str:
+    promoted = record.artifact("promote")
+    if promoted is None or not promoted.readable:
+        return ""
+    return "\n\n".join(["## The gate, rule by rule", *(part for part in gate_sections(promoted) if part)])
+
+
+def _nights(record: "RunRecord") -> list[str]:
+    from engine.reports.night import night_sections  # what it needs of the data's tables takes a while to import
+
+    return night_sections(record, record.folder.parent.parent)
 
 
 def _headlines(record: "RunRecord") -> str:
@@ -66,7 +89,7 @@ def _judged(record: "RunRecord") -> str:
     evaluated = record.artifact("evaluate")
     if evaluated is None or not headline(evaluated):
         return ""
-    rates, answers = policies.rates(evaluated.metrics), policies.answers(evaluated)
+    rates, answers = policies.rates(evaluated.metrics), policies.answers(evaluated, record.artifact("compare"))
     parts = ["## Before and after", rates] if rates else []
     parts += ["## Some of their answers", answers] if answers else []
     return "\n\n".join(parts)

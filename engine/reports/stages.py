@@ -1,12 +1,16 @@
 """One stage's page: what became of it, its headline numbers, everything else it recorded, and where it lies."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from engine.errors import StoreError
-from engine.reports import policies
+from engine.reports.evaluation import evaluation_sections
+from engine.reports.gate import DIFFERENCE, comparison_sections, gate_sections
 from engine.reports.headlines import headline
 from engine.reports.markdown import code, duration, escape, number, table
+from engine.reports.measures import PAIRS, is_of_a_policy, shown
+from engine.reports.training import monitor_sections
+from engine.reports.verdict import TITLE, answer_behind, as_markdown, did_it_work
 from engine.stage import Decision
 from engine.store import Artifact
 
@@ -16,6 +20,7 @@ _OUTCOMES = {
     "resume": "Made, from where an earlier attempt stopped",
     "skip": "Skipped",
 }
+_TOLD = ("intervals", "rules")  # mappings whose entries stand where they belong
 
 
 def stage_report(artifact: Artifact | None, decision: Decision) -> str:
@@ -36,23 +41,46 @@ def outcome(decision: Decision) -> str:
 
 def _of_artifact(artifact: Artifact, *, reused: bool) -> Iterator[str]:
     metrics = artifact.metrics
-    yield table(["", "number"], [[label, escape(shown)] for label, shown in headline(artifact, reused=reused)])
-    yield policies.rates(metrics)
+    yield _did_it_work(artifact)
+    yield table(["", "number"], [[label, escape(text)] for label, text in headline(artifact, reused=reused)])
+    yield from _SECTIONS.get(artifact.stage, _no_sections)(artifact)
     for name, counts in metrics.items():
-        if isinstance(counts, Mapping) and counts:
+        if isinstance(counts, Mapping) and counts and name not in _TOLD:
             yield f"**{escape(name)}**"
             yield table(["", "count"], [[escape(key), escape(number(value))] for key, value in counts.items()])
     yield _others(metrics)
     yield _facts(artifact)
 
 
+def _did_it_work(artifact: Artifact) -> str:
+    if artifact.stage not in ("evaluate", "promote"):
+        return ""
+    answer = answer_behind(artifact) if artifact.stage == "promote" else did_it_work(artifact)
+    return f"**{TITLE}**\n\n{as_markdown(answer)}" if answer else ""
+
+
+def _no_sections(artifact: Artifact) -> Iterator[str]:
+    return iter(())
+
+
+_SECTIONS: dict[str, Callable[[Artifact], Iterator[str]]] = {
+    "train": monitor_sections,
+    "evaluate": evaluation_sections,
+    "compare": comparison_sections,
+    "promote": gate_sections,
+}
+
+
 def _others(metrics: Mapping[str, Any]) -> str:
-    rows = [
-        [code(name), escape(number(value))]
-        for name, value in metrics.items()
-        if not isinstance(value, Mapping) and not policies.is_of_a_policy(name)
-    ]
+    rows = [[code(name), escape(shown(metrics, name))] for name, value in metrics.items() if not _is_told(name, value)]
     return f"**All it recorded**\n\n{table(['name', 'value'], rows)}" if rows else ""
+
+
+def _is_told(name: str, value: object) -> bool:
+    """Whether another part of the page has it, or has it better."""
+    parts = value if isinstance(value, list) else [value]
+    nested = any(isinstance(part, Mapping) for part in parts)
+    return nested or value in ("", []) or name in PAIRS or name.startswith(DIFFERENCE) or is_of_a_policy(name)
 
 
 def _facts(artifact: Artifact) -> str:

@@ -29,7 +29,7 @@ from flows.pipeline import dpo_pipeline
 from tasks import STAGES
 
 ROOT = Path(__file__).parents[2]
-ENDS = {"Completed", "Failed", "Crashed", "Cancelled"}
+ENDS = {"Completed", "Kept", "Failed", "Crashed", "Cancelled"}
 # Some seconds of training, with checkpoints close together.
 TINY = """
 [download]
@@ -48,13 +48,14 @@ batch_size = 48
 learning_rate = 3e-3
 epochs = 8
 batch_size = 4
+[train.monitor]
+every_steps = 1000 # at the end only
 [evaluate]
 prompts = ["embedded"]
 max_new_tokens = 2
 [runtime]
 threads = 1
 checkpoint_every_seconds = 2
-sample_every_steps = 0
 generation_batch = 128
 """
 

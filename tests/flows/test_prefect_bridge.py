@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import logging
 import signal
 from contextlib import nullcontext
@@ -9,6 +10,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from prefect.client.schemas.objects import StateType
 from prefect.exceptions import TerminationSignal
 from prefect.states import Failed
 
@@ -235,6 +237,30 @@ def test_a_run_is_recorded_as_it_ended_and_its_report_published(
     assert record.state == state
     assert published == ["dpo-run"]
     assert logging.getLogger("dpo").propagate
+
+
+@pytest.mark.parametrize(("verdict", "name"), [("keep", "Kept"), ("promote", "Completed"), ("", "Completed")])
+def test_a_run_whose_gate_refuses_its_model_ends_as_kept_and_every_other_as_completed(
+    verdict: str, name: str, story: Any, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(ctx: Any) -> None:
+        rules = [{"name": "no-worse", "outcome": "failed", "words": "it is worse", "reason": ""}]
+        (ctx.work / "verdict.json").write_text(json.dumps({"verdict": verdict, "rules": rules}))
+        (ctx.work / "handed_down.json").write_text(json.dumps({"candidate": "tonight's"}))
+        ctx.record(verdict=verdict, service="mine")
+
+    monkeypatch.setattr(_logs, "get_run_logger", lambda: logging.getLogger("elsewhere"))
+    monkeypatch.setattr(_prefect, "_tag", lambda settings: None)
+    monkeypatch.setattr(_prefect, "publish", lambda line, key, write, **_: None)
+    story.hooks["promote"] = judge
+    settings, selection = load(story.profile, [], story.stages(), {}), Selection(until=None if verdict else "compare")
+    with started(story.stages(), settings, selection) as run:
+        run.finish()
+    state = run.completed()
+    *reasons, report = (state.message or "").split("\n")
+    assert (state.name, state.type) == (name, StateType.COMPLETED)
+    assert Path(report).is_file()
+    assert any("no-worse (failed): it is worse" in each for each in reasons) == (name == "Kept")
 
 
 SECRET = "s3cr3t-value-of-mine"

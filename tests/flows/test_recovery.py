@@ -16,6 +16,7 @@ from flows._processes import Service
 
 pytestmark = pytest.mark.slow
 STOP_SECONDS = 15.0
+DONE = ("Completed", "Kept")  # the gate refuses what so small a training makes
 
 
 def kill(*processes: psutil.Process) -> None:
@@ -34,10 +35,10 @@ def test_a_killed_run_is_marked_crashed_and_the_same_command_goes_on_from_its_ch
 
     assert clone.server("up").returncode == 0
     second = clone.start("nightly")  # cancelled at once if the first still held its place
-    assert clone.ends_as(second)[0] == "Completed"
+    assert clone.ends_as(second)[0] in DONE
     assert "going on from the checkpoint at step" in clone.prefect("flow-run", "logs", second).stdout
     actions = [each["action"] for each in clone.record()["stages"]]
-    assert actions == ["reuse"] * 5 + ["resume", "run"]
+    assert actions == ["reuse"] * 5 + ["resume", "run", "run", "run"]
     assert clone.state(first)[0] == "Crashed"
 
     whole = clone.dpo("run", "--profile", "tiny", "--until", "train", "--set", "runtime.artifacts=whole")
@@ -70,7 +71,7 @@ def test_stages_are_finished_without_the_server_and_the_next_run_reuses_them(clo
     engines = clone.engines()
     kill(clone.service("server"))
     began = time.monotonic()
-    clone.wait_for(lambda: len(clone.record()["stages"]) == 7)
+    clone.wait_for(lambda: len(clone.record()["stages"]) == 9)
     assert time.monotonic() - began < 60, "the lost server held the training up"
     clone.wait_for(lambda: not any(process.is_running() for process in engines), 120)
     record = clone.record()
@@ -80,8 +81,8 @@ def test_stages_are_finished_without_the_server_and_the_next_run_reuses_them(clo
     assert clone.server("up", "--port", str(clone.port)).returncode == 0
     assert clone.state(first)[0] == "Crashed"  # so say the worker, the automation or `up`: whoever comes first
     again = clone.start("default", "seed=2")
-    assert clone.ends_as(again)[0] == "Completed"
-    assert [each["action"] for each in clone.record()["stages"]] == ["reuse"] * 7
+    assert clone.ends_as(again)[0] in DONE
+    assert [each["action"] for each in clone.record()["stages"]] == ["reuse"] * 9
 
 
 @pytest.mark.parametrize(("begun", "end"), [(Running(), "CRASHED"), (Cancelling(), "CANCELLED")])

@@ -1,6 +1,7 @@
 import io
 from contextlib import nullcontext
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -11,6 +12,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Completed, Failed, Running
 from rich.console import Console
 
+from engine.runs import REPORT, RunRecord
+from engine.stage import Decision
 from flows import _watch
 from flows._watch import cancel, run_deployment
 
@@ -153,3 +156,19 @@ def test_a_completed_run_without_its_report_here_is_well(
 ) -> None:
     assert follow(monkeypatch, Server(Completed(message="/elsewhere/report.md"))) == 0
     assert "browse" in capsys.readouterr().out
+
+
+def test_a_run_whose_model_the_gate_kept_out_is_well_and_shows_its_table_and_its_report(
+    clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    made = tmp_path / "artifacts" / "evaluate" / "k"
+    record = RunRecord("20260102-030405-mine", tmp_path / "run", "mine", [], {}, {}, {}, {}, "", 0.0)
+    record.folder.mkdir()
+    record.add(Decision("evaluate", "run", "never made", "k", made, 61.0), None)
+    record.finish("completed")
+    report = record.folder / REPORT
+    ending = Completed(name="Kept", message=f"Verdict of the gate: not passed.\n- a rule: broken\n{report}")
+    assert follow(monkeypatch, Server(Running(), ending)) == 0
+    told = capsys.readouterr().out
+    assert "run 20260102-030405-mine" in told and "1 min 01 s" in told
+    assert f"report  {report}" in told

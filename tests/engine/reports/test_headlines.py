@@ -7,7 +7,7 @@ def test_the_headline_of_evaluate_is_before_and_after_and_the_accuracy_beside_th
     assert headline(seal("evaluate", evaluated)) == [
         ("harmful requests refused", "2.0% → 100.0%"),
         ("normal requests answered right", "99.0% → 98.0%"),
-        ("held-out pairs put right", "97.5% (always taking the longer answer: 50.0%)"),
+        ("held-out pairs put right", "97.5% (by their length alone: 50.0%)"),
         ("mean margin on held-out pairs", "4.25"),
     ]
 
@@ -34,13 +34,61 @@ def test_a_run_that_took_the_scores_as_they_were_scored_nothing(seal):
     assert headline(made, reused=True) == [("pairs scored", "0"), ("pairs whose scores were there", "90")]
 
 
+def test_the_length_baseline_is_the_better_of_both_rules_where_it_was_recorded(seal, evaluated):
+    found = dict(headline(seal("evaluate", evaluated | {"eval_length_baseline": 0.7})))
+    assert found["held-out pairs put right"] == "97.5% (by their length alone: 70.0%)"
+
+
+def test_the_headline_of_compare_is_the_difference_from_the_model_in_service(seal):
+    name = "difference/eval_rewards/accuracies"
+    recorded = {"in_service": "abc", "pairs": 143, "trained_on": 7, name: 0.021, "intervals": {name: [-0.004, 0.05]}}
+    assert headline(seal("compare", recorded)) == [
+        ("model in service", "abc"),
+        ("held-out pairs put right, against it", "+2.1 (-0.4 to +5.0) points"),
+        ("pairs compared", "143"),
+        ("pairs left out: it was trained on them", "7"),
+    ]
+
+
+def test_without_a_model_in_service_nothing_was_compared(seal):
+    assert headline(seal("compare", {"in_service": None, "pairs": 0, "trained_on": 0, "intervals": {}})) == [
+        ("model in service", "none")
+    ]
+
+
+def test_the_headline_of_promote_is_the_verdict_and_the_rules_in_its_way(seal):
+    kept = {"verdict": "keep", "rules_failed": ["over-refusal", "empty"]}
+    assert headline(seal("promote", kept)) == [
+        ("verdict of the gate", "not passed"),
+        ("rules that are not met", "over-refusal, empty"),
+    ]
+    passed = headline(seal("promote", {"verdict": "promote", "rules_failed": []}))
+    assert passed == [("verdict of the gate", "passed"), ("rules that are not met", "none")]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "told"),
+    [
+        ({"findings": 0, "stopped_at": None}, "nothing out of the ordinary"),
+        ({"findings": []}, "nothing out of the ordinary"),
+        ({"findings": [{"sign": "empty"}], "stopped_at": 120}, "1 sign of trouble; stopped at step 120"),
+        ({"findings": 3}, "3 signs of trouble"),
+    ],
+)
+def test_the_headline_of_train_says_what_the_monitor_saw(seal, recorded, told):
+    assert headline(seal("train", recorded)) == [("seen while training", told)]
+
+
 def test_a_stage_or_a_manifest_that_is_not_known_has_no_headline(seal):
+    assert headline(seal("elsewhere", {"x": 1})) == []
     assert headline(seal("promote", {"x": 1})) == []
     artifact = seal("train", {"loss": 1})
     (artifact.path / "manifest.json").unlink()
     assert headline(type(artifact)("train", "key1", artifact.path)) == []
 
 
-@pytest.mark.parametrize("stage", ["download", "tokenize", "subsample", "sft", "reference", "train", "evaluate"])
+@pytest.mark.parametrize(
+    "stage", ["download", "tokenize", "subsample", "sft", "reference", "train", "evaluate", "compare", "promote"]
+)
 def test_every_stage_has_headlines(stage):
     assert HEADLINES[stage]

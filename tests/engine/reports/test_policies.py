@@ -1,4 +1,4 @@
-from engine.reports.policies import answers, is_of_a_policy, rates
+from engine.reports.policies import answers, is_of_a_policy, rates, rates_by_set
 
 
 def said(policy: str, prompt: str, kind: str, generation: str) -> dict:
@@ -8,9 +8,9 @@ def said(policy: str, prompt: str, kind: str, generation: str) -> dict:
 
 def test_the_rates_of_both_policies_stand_beside_each_other(evaluated):
     assert rates(evaluated).splitlines() == [
-        "| requests |  | starting policy | after DPO |",
+        "| requests |  | starting model | after DPO |",
         "| --- | --- | --- | --- |",
-        "| harmful | refused | 2.0% | 100.0% |",
+        "| harmful | refused | 2.0% | 100.0% (98.1 to 100.0) |",
         "| normal (200) | answered right | 99.0% | 98.0% |",
     ]
 
@@ -22,6 +22,28 @@ def test_the_length_of_answers_is_no_share():
 
 def test_a_rate_of_one_policy_alone_leaves_the_other_open():
     assert "| strange\\|kind | answered with nothing | – | 50.0% |" in rates({"dpo/strange|kind/empty": 0.5})
+
+
+def test_the_model_in_service_has_a_column_where_it_answered():
+    assert rates({"service/all/empty": 0.1, "dpo/all/empty": 0.2}).splitlines()[0::2] == [
+        "| requests |  | starting model | after DPO | in service |",
+        "| all | answered with nothing | – | 20.0% | 10.0% |",
+    ]
+
+
+def test_rates_by_set_have_a_table_of_their_own():
+    metrics = {"dpo/normal/refused": 0.1, "dpo/xs|test:normal/refused": 0.2, "dpo/xs|test:normal/tokens": 9}
+    assert "test" not in rates(metrics)
+    assert rates_by_set(metrics).splitlines()[2:] == [r"| normal, of xs\|test | refused | – | 20.0% |"]
+    assert rates_by_set({"dpo/normal/refused": 0.1}) == ""
+
+
+def test_the_answers_of_the_model_in_service_stand_beside_those_of_the_same_prompt(seal):
+    evaluated = seal("evaluate", {}, [said("start", "p", "normal", "a"), said("dpo", "p", "normal", "b")])
+    compared = seal("compare", {}, [said("service", "p", "normal", "c")])
+    (compared.path / "generations.parquet").rename(compared.path / "service_generations.parquet")
+    assert "| normal | p | a | b | c |" in answers(evaluated, compared)
+    assert "in service" not in answers(evaluated, seal("compare", {}))
 
 
 def test_without_rates_there_is_no_table():

@@ -42,6 +42,7 @@ def test_the_page_tells_the_run_from_what_came_of_it_to_what_it_ran_on(record, s
     heads = [line for line in page.splitlines() if line.startswith("#")]
     assert heads == [
         "# Run 20260102-030405-demo",
+        "## Did it work?",
         "## What came of it",
         "## What the stages did",
         "## Before and after",
@@ -57,6 +58,33 @@ def test_the_page_tells_the_run_from_what_came_of_it_to_what_it_ran_on(record, s
     assert "with `train.beta=0.2`" in page
     assert "| `tokenize.template` | `\"a\\|b 'c'\"` |" in page
     assert "| torch | 2.13 |" in page
+
+
+def test_the_page_answers_first_whether_it_worked_and_tells_the_gate_rule_by_rule(record, gated, put):
+    put("0123456789abcdef")
+    record.decisions = [
+        Decision(stage, "run", "never made", each.key, each.path) for stage, each in gated("promote").items()
+    ]
+    page = run_report(record)
+    assert page.index("Verdict of the gate: passed") < page.index("What came of it") < page.index("rule by rule")
+    assert "- passed · `better-than-length`: 97.5% is above 50.0%. *Why" in page
+    assert "| promote | verdict of the gate | passed |" in page
+
+
+def test_a_gate_that_cannot_be_read_is_left_out(record, gated):
+    found = gated("keep")
+    record.decisions = [Decision(stage, "run", "never made", each.key, each.path) for stage, each in found.items()]
+    (found["promote"].path / "manifest.json").write_text("{")
+    (found["compare"].path / "comparison.json").write_text("[")
+    page = run_report(record)
+    assert "rule by rule" not in page
+    assert "| harmful requests refused |" in page
+
+
+def test_a_run_that_is_meant_to_come_regularly_tells_of_the_nights_before(record):
+    page = run_report(replace(record, config={"runtime": {"every_hours": 24}}))
+    assert page.index("## The nights before") < page.index("No stage was finished.")
+    assert "The nights before" not in run_report(record)
 
 
 def test_a_failed_run_shows_its_error_as_it_is(record):

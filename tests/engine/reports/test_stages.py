@@ -4,6 +4,13 @@ from engine.reports import stage_report
 from engine.stage import Decision
 from engine.store import Artifact
 
+UNMET = {
+    "name": "over-refusal",
+    "outcome": "failed",
+    "words": "refuses 62.0% of normal requests",
+    "reason": "they are right",
+}
+
 
 def test_a_page_begins_with_what_became_of_the_stage_and_ends_with_where_it_lies(seal):
     artifact = seal("train", {"loss": 0.25, "rewards/accuracies": 0.975, "grad|norm": 1.5, "beta": 0.1})
@@ -20,9 +27,53 @@ def test_a_page_begins_with_what_became_of_the_stage_and_ends_with_where_it_lies
 def test_the_page_of_evaluate_has_both_policies_and_does_not_repeat_their_rates(seal, evaluated):
     page = stage_report(seal("evaluate", evaluated), Decision("evaluate", "reuse", "nothing it depends on changed"))
     assert "Reused: nothing" in page
-    assert "| harmful | refused | 2.0% | 100.0% |" in page
+    assert page.index("**Did it work?**") < page.index("| harmful | refused | 2.0% | 100.0% (98.1 to 100.0) |")
     assert "start/adversarial" not in page
-    assert "| `eval_loss` | 0.2 |" in page
+    assert page.count("`eval_loss`") == 1
+    assert "| loss | 0.2 | `eval_loss` |" in page
+    assert "**intervals**" not in page
+    assert "gate" not in page
+
+
+def test_the_page_of_promote_begins_with_the_answer_and_has_every_rule(gated):
+    artifact = gated("keep", [UNMET])["promote"]
+    page = stage_report(artifact, Decision("promote", "run", "never made"))
+    assert "| harmful requests refused | 2.0% | 100.0% (98.1 to 100.0) |" in page
+    assert "| harmful requests refused | +50.0 (+40.0 to +60.0) |" in page
+    places = [
+        page.index(text) for text in ("**Did it work?**", "| verdict of the gate | not passed |", "- **failed** ·")
+    ]
+    assert places == sorted(places)
+    assert "`over-refusal`: refuses 62.0% of normal requests. *Why there is this rule: they are right.*" in page
+
+
+def test_the_page_of_compare_does_not_repeat_the_differences(seal, comparison):
+    recorded = {
+        "in_service": "old",
+        "unavailable": "",
+        "difference/eval_ties": 0.1,
+        "intervals": {"difference/x": [0, 1]},
+    }
+    page = stage_report(seal("compare", recorded, comparison=comparison), Decision("compare", "run", "never made"))
+    assert "| held-out pairs put right | 97.0% | 95.0% | +2.0 (-0.4 to +5.0) |" in page
+    assert "difference/" not in page
+    assert "unavailable" not in page
+
+
+def test_the_page_of_train_tells_what_the_monitor_found(seal):
+    finding = {"sign": "empty", "step": 40, "words": "every answer is empty"}
+    handed = {"monitor": {"stopped_at": 40, "kept_step": 20, "findings": [finding]}}
+    artifact = seal("train", {"findings": [finding], "stopped_at": 40}, handed_down=handed)
+    page = stage_report(artifact, Decision("train", "run", "never made"))
+    assert "The training was stopped at step 40." in page
+    assert page.count("every answer is empty") == 1
+
+
+def test_a_training_without_findings_says_so_once(seal):
+    artifact = seal("train", {"findings": [], "stopped_at": None}, handed_down={"monitor": {"findings": []}})
+    page = stage_report(artifact, Decision("train", "run", "never made"))
+    assert "| seen while training | nothing out of the ordinary |" in page
+    assert "`findings`" not in page
 
 
 def test_counts_by_reason_have_a_table_of_their_own(seal):
