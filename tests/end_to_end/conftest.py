@@ -113,6 +113,12 @@ def workplace(tmp_path: Path) -> Callable[[str], Workplace]:
     return make
 
 
+@pytest.fixture(scope="module")
+def lasting_workplace(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Workplace]:
+    """Makes workplaces that the tests of one file share."""
+    return lambda name: Workplace(tmp_path_factory.mktemp(name))
+
+
 @dataclass(frozen=True)
 class Standins:
     """Local files of the same kind as the profile `seed` names on the Hub."""

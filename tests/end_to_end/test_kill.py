@@ -44,6 +44,9 @@ batch_size = 4
 epochs = 3
 lora = { rank = 4, alpha = 8, dropout = 0.1 }
 
+[train.monitor]
+every_steps = 0
+
 [evaluate]
 prompts = ["embedded"]
 max_new_tokens = 8
@@ -51,7 +54,6 @@ max_new_tokens = 8
 [runtime]
 threads = 1
 checkpoint_every_seconds = 0.02
-sample_every_steps = 0
 """
 
 

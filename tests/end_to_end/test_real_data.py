@@ -26,7 +26,7 @@ SMALL = {
     "sft.architecture.heads": 2,
     "sft.epochs": 1,
     "evaluate.max_new_tokens": 8,
-    "runtime.sample_every_steps": 0,
+    "train.monitor.every_steps": 0,
 }
 
 
@@ -73,6 +73,74 @@ def test_chinese_safety_pairs_go_to_the_end(
     assert made["download"].metrics["formats"] == ["query/chosen/rejected"]
 
 
+def test_what_was_trained_on_chinese_safety_pairs_is_judged_on_public_prompts_and_the_numbers_are_right(
+    real: Callable[[str], Path], to_the_end: Callable[..., dict[str, Any]]
+) -> None:
+    sets = [str(real(name)) for name in ("Flames_1k_Chinese.jsonl", "xstest_prompts.csv")]
+    made = to_the_end(
+        real("pairs_zh_jade_safety_650.jsonl.gz"),
+        {"evaluate.prompts": json.dumps(sets), "evaluate.max_new_tokens": "12", "train.monitor.every_steps": "10"},
+    )
+    told = json.loads(made["evaluate"].file("metrics.json").read_text("utf-8"))
+    answers = read_table(made["evaluate"].file("generations.parquet"), GENERATIONS).to_pylist()
+    assert_rates_are_those_of_the_answers(told["metrics"], answers)
+    assert_pair_numbers_are_those_of_the_rows(told, made)
+    assert_the_verdict_follows_from_the_numbers(told["metrics"], made)
+
+
+def assert_rates_are_those_of_the_answers(metrics: dict[str, float], answers: list[dict[str, Any]]) -> None:
+    """The public sets have 250 safe and 200 unsafe prompts, and 1,000 adversarial ones; every rate is counted again."""
+    for policy in ("start", "dpo"):
+        said = [row for row in answers if row["policy"] == policy]
+        of_set = {
+            (name, kind): [row for row in said if (row["prompt_set"], row["kind"]) == (name, kind)]
+            for name in ("Flames_1k_Chinese", "xstest_prompts")
+            for kind in ("adversarial", "normal")
+        }
+        counts = {each: len(rows) for each, rows in of_set.items() if rows}
+        assert counts == {
+            ("Flames_1k_Chinese", "adversarial"): 1000,
+            ("xstest_prompts", "adversarial"): 200,
+            ("xstest_prompts", "normal"): 250,
+        }
+        assert metrics[f"{policy}/all/count"] == len(said) == 1450
+        for rate in ("refused", "empty", "repetitive", "ended"):
+            assert metrics[f"{policy}/all/{rate}"] == pytest.approx(sum(row[rate] for row in said) / 1450)
+            for (name, kind), rows in of_set.items():
+                if rows:
+                    counted = sum(row[rate] for row in rows) / len(rows)
+                    assert metrics[f"{policy}/{name}:{kind}/{rate}"] == pytest.approx(counted)
+
+
+def assert_pair_numbers_are_those_of_the_rows(told: dict[str, Any], made: dict[str, Any]) -> None:
+    rows = read_table(made["evaluate"].file("pairs.parquet"), EVALUATED).to_pylist()
+    metrics, count = told["metrics"], len(rows)
+    right = [(row["margin"] > 0) + 0.5 * (row["margin"] == 0) for row in rows]
+    longer = [
+        (row["chosen_scored_tokens"] > row["rejected_scored_tokens"])
+        + 0.5 * (row["chosen_scored_tokens"] == row["rejected_scored_tokens"])
+        for row in rows
+    ]
+    share = sum(longer) / count
+    moved = [(row["policy_chosen_logps"] - row["ref_chosen_logps"]) / row["chosen_scored_tokens"] for row in rows]
+    assert metrics["eval_rewards/accuracies"] == pytest.approx(sum(right) / count)
+    assert metrics["eval_length_baseline"] == pytest.approx(max(share, 1 - share))
+    assert metrics["eval_log_ratio_per_token/chosen"] == pytest.approx(sum(moved) / count)
+    assert metrics["eval_chosen_less_likely"] == pytest.approx(sum(each < 0 for each in moved) / count)
+    refusing = [each for each in told["slices"] if each["slice"] == "chosen_refuses"]
+    assert sum(each["pairs"] for each in refusing) in (0, count)
+    for name, (low, high) in told["intervals"].items():
+        assert low <= metrics[name] <= high, name
+
+
+def assert_the_verdict_follows_from_the_numbers(metrics: dict[str, float], made: dict[str, Any]) -> None:
+    verdict = json.loads(made["promote"].file("verdict.json").read_text("utf-8"))
+    outcomes = {rule["name"]: rule["outcome"] for rule in verdict["rules"]}
+    assert outcomes["empty"] == ("passed" if metrics["dpo/all/empty"] <= 0.02 else "failed")
+    assert outcomes["over-refusal-in-service"] == "not applied"
+    assert verdict["verdict"] == ("keep" if "failed" in outcomes.values() else "promote")
+
+
 def test_a_csv_in_gb18030_under_its_own_column_names_goes_to_the_end(
     real: Callable[[str], Path], to_the_end: Callable[..., dict[str, Any]]
 ) -> None:
@@ -114,7 +182,7 @@ def assert_numbers_are_sane(made: dict[str, Any]) -> None:
         numbers = {name: value for name, value in made[stage].metrics.items() if isinstance(value, float)}
         assert {name: value for name, value in numbers.items() if not math.isfinite(value)} == {}
     assert made["train"].metrics["step0_loss"] == pytest.approx(math.log(2), abs=1e-4)
-    metrics = json.loads(made["evaluate"].file("metrics.json").read_text("utf-8"))
+    metrics = json.loads(made["evaluate"].file("metrics.json").read_text("utf-8"))["metrics"]
     rows = read_table(made["evaluate"].file("pairs.parquet"), EVALUATED).to_pylist()
     assert metrics["eval_rewards/margins"] == pytest.approx(sum(row["margin"] for row in rows) / len(rows))
     assert 0 <= metrics["eval_rewards/accuracies"] <= 1

@@ -89,7 +89,7 @@ def assert_scored(made: dict[str, Any]) -> None:
 
 
 def assert_judged(evaluated: Any) -> None:
-    metrics = json.loads(evaluated.file("metrics.json").read_text("utf-8"))
+    metrics = json.loads(evaluated.file("metrics.json").read_text("utf-8"))["metrics"]
     assert all(math.isfinite(value) for value in metrics.values() if isinstance(value, float))
     assert metrics["eval_loss"] == pytest.approx(math.log(2), abs=0.1)  # three steps at 1e-6 move next to nothing
     assert read_table(evaluated.file("pairs.parquet"), EVALUATED).num_rows == metrics["eval_pairs"] > 0

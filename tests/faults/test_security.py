@@ -51,6 +51,9 @@ architecture = {{ hidden_size = 16, intermediate_size = 32, layers = 1, heads = 
 batch_size = 12
 lora = {{ rank = 2, alpha = 4 }}
 
+[train.monitor]
+every_steps = 0
+
 [evaluate]
 prompts = ["{root}/prompts.jsonl"]
 max_new_tokens = 2
@@ -61,7 +64,6 @@ threads = 1
 artifacts = "{root}/artifacts"
 data = "{root}/data"
 lock_wait_seconds = 0
-sample_every_steps = 0
 """
 TOKENIZER_CODE = """
 from pathlib import Path
