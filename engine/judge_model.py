@@ -91,7 +91,7 @@ def check_judge(config: JudgeConfig) -> None:
         raise ConfigError(
             "asking a judge needs the package `openai`",
             where="judge.url",
-            fix="pip install 'dpo-pipeline[judge]', or set judge.url = \"\"",
+            fix="pip install '.[judge]', or set judge.url = \"\"",
         )
     if config.key_variable and not os.environ.get(config.key_variable, "").strip():
         raise ConfigError(

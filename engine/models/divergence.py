@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engine.errors import NumericsError
 from engine.models.forward import causal_model, head_of
+from engine.models.generation import evaluating
 from engine.models.memory import shortage_told
 
 _ELEMENTS = 2**23  # of a chunk of logits: 32 MiB, and a handful of such tensors at once
@@ -133,13 +134,10 @@ def _token_kl(model: PeftModel, policy: Tensor, reference: Tensor, head: str) ->
 @contextmanager
 def _as_it_was(model: torch.nn.Module) -> Iterator[None]:
     """Eval mode; afterwards modes and `requires_grad` are as before, though peft sets the latter on switching."""
-    modes = {module: module.training for module in model.modules()}
     wanted = {value: value.requires_grad for value in model.parameters()}
-    model.eval()
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         for value, wish in wanted.items():
             value.requires_grad_(wish)

@@ -89,7 +89,7 @@ def generate(
     ends = [eos_ids] if isinstance(eos_ids, int) else list(eos_ids)
     room = [_room(place, len(ids), model, settings.max_new_tokens) for place, ids in enumerate(prompt_ids)]
     answers: dict[int, Generation] = {}
-    with torch.no_grad(), _evaluating(model), _without_defaults(model):
+    with torch.no_grad(), evaluating(model), _without_defaults(model):
         for places in _batches(prompt_ids, room, batch_size):
             config = _config(settings, room[places[0]], pad_id, ends)
             drawing = _drawing(settings, seed, places, device)
@@ -194,7 +194,8 @@ class _Draw(LogitsProcessor):  # type: ignore[misc]
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode; afterwards every module is in the mode that it was in."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
