@@ -39,9 +39,12 @@ def answer(
     seed: int,
     batch_size: int,
     device: "torch.device",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, tokens: None,
 ) -> list[Answer]:
     """One answer a question, in order; neither the model's mode nor torch's random state is changed.
+
+    Args:
+        progress: told after each batch how many questions are answered, and how many tokens its answers have.
 
     Raises:
         ModelError: the model's context has no room for an answer.

@@ -8,13 +8,13 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.files import write_atomically
 from engine.fingerprint import digest
+from engine.pace import Part, with_tokens
 from engine.preferences.score_store import Scored, read_shard, write_shard
 from engine.preferences.scores import row_key, scored_rows, scores_of
 
@@ -91,10 +91,6 @@ def _passes(kept: Mapping[str, Any]) -> "Passes":
     return Passes(Forward(**kept["forward"]), kept["budget"], kept["pad_id"])
 
 
-def _shifted(progress: Callable[[int], None], before: int, done: int) -> None:
-    progress(before + done)
-
-
 class Scoring:
     """The scores of some pairs, as far as they are known, in the work folder of one stage.
 
@@ -159,11 +155,12 @@ class Scoring:
         picked = rows[:: max(1, -(-len(rows) // count))]
         return [(self.pairs[row], scores_of(self.taken, self.keys[row])) for row in picked]
 
-    def score(self, model: "torch.nn.Module", passes: "Passes", progress: Callable[[int], None]) -> int:
+    def score(self, model: "torch.nn.Module", passes: "Passes", progress: Part) -> int:
         """Scores what is left of the plan, and publishes every shard as soon as it is on the disk.
 
         Args:
-            progress: told how many of the unscored pairs are done.
+            progress: told at the start and after each batch how many of the unscored pairs are done, and how many
+                tokens of both sides that took; a shard that is there already takes none.
 
         Returns:
             The tokens of what was scored, both sides of every pair.
@@ -179,14 +176,15 @@ class Scoring:
             rows = [row for part in parts for row in part]
             shard = self._finished(number)
             if shard is None:
-                told = partial(_shifted, progress, done)
+                progress(done, 0)
+                told = with_tokens(progress, [self._tokens(row) for row in rows], before=done)
                 scores = score_parts(model, self.pairs, parts, passes, progress=told)
                 table = scored_rows([self.keys[row] for row in rows], [scores[row] for row in rows])
                 shard = write_shard(self._folder, table, f"{number:05d}-")
                 tokens += sum(self._tokens(row) for row in rows)
             self._store.publish(shard)  # also what an attempt wrote that was killed before it could
             done += len(rows)
-            progress(done)
+        progress(done, 0)
         return tokens
 
     def _tokens(self, row: int) -> int:

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from engine.config import Runtime, Strict
 from engine.judge_model import JudgeConfig, judged
+from engine.pace import Course
 from engine.policies import given_policy
 from engine.preferences.schema import COMPARED, EVALUATED, GENERATIONS, read_table, writer
 from engine.promotion.incumbent import Incumbent, Unavailable, unavailable_if_broken
@@ -174,12 +175,15 @@ def _judged(
     reference = _tonights_reference(ctx, incumbent, held_out, tonight)
     policy = torch.empty((0, 2), dtype=torch.float64)
     subject = incumbent.open(ctx)
+    passes = 1 if reference is not None else 2
+    course = Course(ctx.progress, passes * len(pairs) + 2 * len(tonight.prompts))  # answers are measured, too
     with unavailable_if_broken():
         if pairs:
-            policy = subject.scores(ctx, pairs)
+            policy = subject.scores(ctx, pairs, progress=course.part(len(pairs), "pairs"))
         if pairs and reference is None:
-            reference = subject.scores(ctx, pairs, reference=True)
-        answers = _answers(ctx, subject, tonight)
+            told = course.part(len(pairs), "pairs of its reference")
+            reference = subject.scores(ctx, pairs, reference=True, progress=told)
+        answers = _answers(ctx, subject, tonight, course)
     return PairLogps(*policy.unbind(-1), *(policy if reference is None else reference).unbind(-1)), answers
 
 
@@ -196,14 +200,16 @@ def _tonights_reference(
     return torch.from_numpy(ref_logps(ctx.inputs["reference"].file("eval.parquet"), held_out.service))
 
 
-def _answers(ctx: Context[Config], subject: "Subject", tonight: _Tonight) -> list[dict[str, Any]]:
+def _answers(ctx: Context[Config], subject: "Subject", tonight: _Tonight, course: Course) -> list[dict[str, Any]]:
     from engine.evaluation.answers import judge
 
     prompts = tonight.prompts
-    said = subject.answers(ctx, prompts, tonight.settings(), tonight.identity["seed"], progress=ctx.progress)
+    told = course.part(len(prompts), "answers of the one in service")
+    said = subject.answers(ctx, prompts, tonight.settings(), tonight.identity["seed"], progress=told)
+    kl = subject.divergence(ctx, said, progress=course.part(len(said), "answers measured"))
     questions, texts = [prompt.prompt for prompt in prompts], [each.text for each in said]
     verdicts = judged(questions, texts, ctx.config.judge, ctx.work / ".judged.jsonl", stage="compare")
-    return judge("service", prompts, said, kl=subject.divergence(ctx, said), judged_refused=verdicts)
+    return judge("service", prompts, said, kl=kl, judged_refused=verdicts)
 
 
 def _compared(

@@ -1,7 +1,7 @@
 """evaluate: the trained policy on held-out pairs, and side by side with the starting policy on questions."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pyarrow as pa
@@ -10,15 +10,17 @@ from pydantic import Field
 from engine.config import Located, Seed, Strict
 from engine.fingerprint import digest
 from engine.judge_model import JudgeConfig, check_judge, judged
+from engine.pace import Course
 from engine.policies import given_policy, policy_content
 from engine.preferences.schema import EVALUATED, GENERATIONS, TOKENS, read_table, writer
-from engine.prompts import identify_sets, open_sets
+from engine.prompts import Prompt, identify_sets, open_sets
 from engine.sources import ModelSource, Sources
 from engine.stage import Context, Stage
 
 if TYPE_CHECKING:
     from engine.evaluation.pairs import PairEvaluation
     from engine.evaluation.subject import Subject
+    from engine.preferences.pairs import TokenPair
 
 
 class Config(Strict):
@@ -44,11 +46,15 @@ def run(ctx: Context[Config]) -> None:
     """
     from engine.evaluation.answers import generation_intervals, generation_metrics
     from engine.evaluation.subject import Subject
+    from engine.preferences.pairs import load_pairs
 
     check_judge(ctx.config.judge)
     subject = Subject.open(ctx, ctx.inputs, ctx.config.model, ctx.inputs["reference"].handed_down)
-    found = _score(ctx, subject)
-    answered = _generate(ctx, subject)
+    pairs = load_pairs(ctx.inputs["subsample"].file("eval.parquet"))
+    prompts = open_sets(ctx.config.prompts, ctx.sources)
+    course = Course(ctx.progress, len(pairs) + 3 * len(prompts))  # each is answered twice, and one answer is measured
+    found = _score(ctx, subject, pairs, course)
+    answered = _generate(ctx, subject, prompts, course)
     metrics = found.numbers | generation_metrics(answered, judge_asked=ctx.config.judge.asked)
     intervals = found.intervals | generation_intervals(answered, ctx.config.seed)
     _write(ctx, "pairs.parquet", EVALUATED, found.rows)
@@ -80,25 +86,26 @@ def _identity(ctx: Context[Config]) -> dict[str, Any]:
     }
 
 
-def _score(ctx: Context[Config], subject: "Subject") -> "PairEvaluation":
+def _score(ctx: Context[Config], subject: "Subject", pairs: "list[TokenPair]", course: Course) -> "PairEvaluation":
     import torch
 
     from engine.dpo.losses import PairLogps, weighted_sum
     from engine.evaluation.pairs import evaluate_pairs
     from engine.judging import is_refusal
-    from engine.preferences.pairs import load_pairs
     from engine.preferences.scores import ref_logps
 
     path, trained = ctx.inputs["subsample"].file("eval.parquet"), ctx.inputs["train"].handed_down
-    pairs = load_pairs(path)
     ref = torch.from_numpy(ref_logps(ctx.inputs["reference"].file("eval.parquet"), pairs))
-    logps = PairLogps(*subject.scores(ctx, pairs).unbind(-1), *ref.unbind(-1))
+    found = subject.scores(ctx, pairs, progress=course.part(len(pairs), "pairs"))
+    logps = PairLogps(*found.unbind(-1), *ref.unbind(-1))
     refuses = [is_refusal(text) for text in read_table(path, TOKENS, ["chosen"])["chosen"].to_pylist()]
     loss = weighted_sum(trained["loss"], trained["beta"])
     return evaluate_pairs(pairs, logps, trained["beta"], loss, refuses, ctx.config.seed)
 
 
-def _generate(ctx: Context[Config], subject: "Subject") -> list[dict[str, Any]]:
+def _generate(
+    ctx: Context[Config], subject: "Subject", prompts: Sequence[Prompt], course: Course
+) -> list[dict[str, Any]]:
     """GENERATIONS rows of the starting policy (`start`: the adapter switched off) and of the trained one (`dpo`)."""
     from dataclasses import replace
 
@@ -106,21 +113,18 @@ def _generate(ctx: Context[Config], subject: "Subject") -> list[dict[str, Any]]:
     from engine.models.generation import PRESETS
 
     config = ctx.config
-    prompts = open_sets(config.prompts, ctx.sources)
     settings = replace(PRESETS[config.generation], max_new_tokens=config.max_new_tokens)
     cache = ctx.work / ".judged.jsonl"  # what was answered outlives a kill
     rows: list[dict[str, Any]] = []
-    for policy in ("start", "dpo"):
-        progress = _halves(ctx, len(rows), 2 * len(prompts))
-        said = subject.answers(ctx, prompts, settings, config.seed, reference=policy == "start", progress=progress)
-        kl = subject.divergence(ctx, said) if policy == "dpo" else None
+    for policy, shown in (("start", "answers before"), ("dpo", "answers after")):
+        told = course.part(len(prompts), shown)
+        said = subject.answers(ctx, prompts, settings, config.seed, reference=policy == "start", progress=told)
+        kl = None
+        if policy == "dpo":
+            kl = subject.divergence(ctx, said, progress=course.part(len(said), "answers measured"))
         verdicts = judged([prompt.prompt for prompt in prompts], [each.text for each in said], config.judge, cache)
         rows += judge(policy, prompts, said, kl=kl, judged_refused=verdicts)
     return rows
-
-
-def _halves(ctx: Context[Config], before: int, total: int) -> Callable[[int, int], None]:
-    return lambda done, _: ctx.progress(before + done, total)
 
 
 def _write(ctx: Context[Config], name: str, schema: pa.Schema, rows: Sequence[dict[str, Any]]) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from engine.config import Strict
+from engine.pace import Course
 from engine.policies import given_policy, open_policy, open_tokenizer
 from engine.scoring_plan import Scoring, has_plan, scoring_folder
 from engine.sources import ModelSource
@@ -79,8 +80,8 @@ def _score(ctx: Context[Config], scoring: Scoring) -> None:
     pad_id = open_tokenizer(ctx.inputs["tokenize"], ctx.config.model).pad_token_id or 0
     passes = scoring.settle(lambda: scoring_passes(ctx, policy, unscored, pad_id))
     _recheck(ctx, policy, scoring, passes)
-    began = time.monotonic()
-    tokens = scoring.score(policy, passes, lambda done: ctx.progress(done, len(unscored)))
+    began, course = time.monotonic(), Course(ctx.progress, len(unscored))
+    tokens = scoring.score(policy, passes, course.part(len(unscored)))
     ctx.record(
         tokens=tokens,
         tokens_per_second=round(tokens / (time.monotonic() - began)),

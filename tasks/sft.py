@@ -10,6 +10,7 @@ from engine.policies import open_tokenizer, place_of
 from engine.sources import ModelSource, Sources
 from engine.stage import Context, Stage
 from engine.store import Artifact
+from engine.tracking import trackers
 from engine.training_config import LoraConfig, TrainingConfig, binds_draws, has_checkpoint, upkeep
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def run(ctx: Context[Config]) -> None:
 
     config = ctx.config
     device = pick_device(ctx.runtime.device, ctx.runtime.threads, deterministic=ctx.runtime.deterministic)
-    accelerator = accelerator_on(device, ctx.work / "logs")
+    accelerator = accelerator_on(device, trackers(ctx))
     examples = _examples(ctx)
     model = accelerator.prepare_model(_model(ctx).train())
     apply_runtime(ctx, model, training=True)
@@ -104,6 +105,7 @@ def run(ctx: Context[Config]) -> None:
         steps=trained.steps,
         examples=len(examples),
         examples_per_second=trained.rows_per_second,
+        **trained.resources,
         parameters=sum(value.numel() for value in model.parameters()),
         device=str(accelerator.device),
         dtype=config.dtype,

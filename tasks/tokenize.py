@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from engine.config import Strict
 from engine.errors import ModelError
 from engine.fingerprint import digest
+from engine.pace import Course
 from engine.policies import place_of
 from engine.preferences.drift import Tally
 from engine.preferences.ledger import Ledger, check_budget
@@ -90,6 +91,11 @@ class _Totals:
         self.highest_id = -1
         self.tally = Tally()
 
+    @property
+    def tokens(self) -> int:
+        """Ids of both sides of all pairs."""
+        return 2 * self.prompt_tokens + self.response_tokens
+
     def add(self, table: pa.Table) -> None:
         """Counts one table of TOKENS in."""
         import pyarrow.compute as pc  # takes longer to import than all of a status
@@ -114,11 +120,13 @@ def _tokenize(ctx: Context[Config], pairs: Path, form: "Template", ledger: Ledge
 
     limits = Limits(ctx.config.max_length, ctx.config.prompt_limit)
     totals = _Totals(pq.read_metadata(pairs).num_rows)
+    told = Course(ctx.progress, totals.read).part(totals.read)
     with writer(ctx.work / "pairs.parquet", TOKENS) as out, _settled():
         for table in tokenize_pairs(read_batches(pairs, PAIRS), form, limits, ledger):
+            before = totals.tokens
             out.write_table(table)
             totals.add(table)
-            ctx.progress(totals.pairs + sum(_drops(ledger).values()), totals.read)
+            told(totals.pairs + sum(_drops(ledger).values()), totals.tokens - before)
     largest = max(form.tokenizer.get_vocab().values())
     if totals.highest_id > largest:
         raise ModelError(
@@ -155,7 +163,7 @@ def _record(ctx: Context[Config], totals: _Totals, ledger: Ledger, vocab_size: i
         pairs=totals.pairs,
         dropped=totals.read - totals.pairs,
         **{reason: ledger.counts.get(reason, 0) for reason in CUTS},
-        tokens=2 * totals.prompt_tokens + totals.response_tokens,
+        tokens=totals.tokens,
         mean_prompt_tokens=round(totals.prompt_tokens / totals.pairs, 1),
         mean_response_tokens=round(totals.response_tokens / (2 * totals.pairs), 1),
         longest=totals.longest,

@@ -9,6 +9,7 @@ from engine.monitoring import MonitorConfig, watch
 from engine.policies import given_policy, open_policy, open_tokenizer, policy_name
 from engine.sources import ModelSource, Sources
 from engine.stage import Context, Stage
+from engine.tracking import trackers
 from engine.training_config import LoraConfig, TrainingConfig, binds_draws, has_checkpoint, upkeep
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def run(ctx: Context[Config]) -> None:
     config, scored = ctx.config, ctx.inputs["reference"].handed_down
     device = pick_device(ctx.runtime.device, ctx.runtime.threads, deterministic=ctx.runtime.deterministic)
     check_quantization(scored["quantization"], scored["dtype"], device)
-    accelerator = accelerator_on(device, ctx.work / "logs")
+    accelerator = accelerator_on(device, trackers(ctx))
     policy = open_policy(ctx.inputs, config.model, ctx.sources, **scored)
     name = policy_name(ctx.inputs, config.model)
     model = add_lora(policy, config.lora.lora(), seed=config.seed, base_name=name)
@@ -96,6 +97,7 @@ def run(ctx: Context[Config]) -> None:
         beta=config.beta,
         pairs=len(pairs),
         pairs_per_second=trained.rows_per_second,
+        **trained.resources,
         step0_max_margin=proof.max_margin,
         step0_tolerance=proof.tolerance,
         step0_loss=proof.loss,

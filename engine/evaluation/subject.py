@@ -1,10 +1,11 @@
 """A policy under judgement: the starting policy with an adapter on it, which scores pairs and answers prompts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from engine.pace import Part, with_tokens
 from engine.policies import open_policy, open_tokenizer
 from engine.prompts import Prompt
 from engine.sources import ModelSource
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from engine.models.generation import GenerationSettings
     from engine.preferences.pairs import TokenPair
     from engine.preferences.templates import Template
+
+
+def _unheard(done: int, tokens: int) -> None:
+    """Hears of progress where nobody wants to."""
 
 
 @dataclass
@@ -67,22 +72,28 @@ class Subject:
         form = template(tokenized.handed_down["template"], open_tokenizer(tokenized, source))
         return cls(adapted.eval(), form, tokenized.handed_down["max_prompt_length"], device)
 
-    def scores(self, ctx: Context[Any], pairs: "Sequence[TokenPair]", *, reference: bool = False) -> "Tensor":
+    def scores(
+        self, ctx: Context[Any], pairs: "Sequence[TokenPair]", *, reference: bool = False, progress: Part = _unheard
+    ) -> "Tensor":
         """(pairs, 2) float64 on the CPU: logps of the chosen and the rejected responses.
 
         Args:
             reference: of the starting policy, the adapter switched off.
+            progress: told how many pairs are done, and the tokens of those that are new, both sides.
         """
         import torch
 
         from engine.fitting import scoring_passes
-        from engine.models.scoring import score_pairs
+        from engine.models.scoring import score_parts
 
         with self.model.disable_adapter() if reference else nullcontext():
             passes = scoring_passes(ctx, self.model, pairs, self._pad_id)
             self.head = passes.forward.head
-            scores = score_pairs(self.model, pairs, passes, progress=lambda done: ctx.progress(done, len(pairs)))
-        rows = [(score.chosen_logps, score.rejected_logps) for score in scores]
+            parts = passes.split({row: pair.rows for row, pair in enumerate(pairs)})
+            sizes = [sum(map(len, pairs[row].rows)) for part in parts for row in part]
+            progress(0, 0)  # only now does it begin: what the passes took to settle is no scoring
+            scores = score_parts(self.model, pairs, parts, passes, progress=with_tokens(progress, sizes))
+        rows = [(scores[row].chosen_logps, scores[row].rejected_logps) for row in range(len(pairs))]
         return torch.tensor(rows, dtype=torch.float64).reshape(-1, 2)
 
     def answers(
@@ -93,12 +104,13 @@ class Subject:
         seed: int,
         *,
         reference: bool = False,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Part = _unheard,
     ) -> "list[Answer]":
         """One answer a prompt, in order.
 
         Args:
             reference: of the starting policy, the adapter switched off.
+            progress: told how many prompts are answered, and the tokens of the answers that are new.
         """
         from engine.answering import answer
 
@@ -115,8 +127,12 @@ class Subject:
                 progress=progress,
             )
 
-    def divergence(self, ctx: Context[Any], said: "Sequence[Answer]") -> list[float]:
-        """KL to the starting policy per token of each of its own answers, in nats; see `answer_kl`."""
+    def divergence(self, ctx: Context[Any], said: "Sequence[Answer]", *, progress: Part = _unheard) -> list[float]:
+        """KL to the starting policy per token of each of its own answers, in nats; see `answer_kl`.
+
+        Args:
+            progress: told how many answers are done; of tokens it hears nothing.
+        """
         from engine.models.divergence import answer_kl
 
         return answer_kl(
@@ -128,6 +144,7 @@ class Subject:
             pad_id=self._pad_id,
             device=self.device,
             head=self.head,
+            progress=lambda done, _: progress(done, 0),
         )
 
     @property

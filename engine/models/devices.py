@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,7 @@ from accelerate.utils import GradientAccumulationPlugin
 from engine.errors import ConfigError
 
 if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
     from transformers import PreTrainedModel
 
 
@@ -59,8 +60,8 @@ def placed(model: "PreTrainedModel", device: torch.device) -> "PreTrainedModel":
     return model if getattr(model, "quantization_method", None) else model.to(device)
 
 
-def accelerator_on(device: torch.device, logs: Path) -> Accelerator:
-    """An accelerator with TensorBoard below `logs`, which does what it is told here.
+def accelerator_on(device: torch.device, trackers: "Sequence[GeneralTracker]" = ()) -> Accelerator:
+    """An accelerator that tells these trackers, and does what it is told here.
 
     Left to itself, accelerate takes precision, compiler and accumulation from environment variables: the same config
     would then train other weights.
@@ -72,6 +73,5 @@ def accelerator_on(device: torch.device, logs: Path) -> Accelerator:
         mixed_precision="no",
         dynamo_backend="no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        log_with="tensorboard",
-        project_dir=str(logs),
+        log_with=list(trackers) or None,
     )

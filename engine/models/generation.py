@@ -68,7 +68,7 @@ def generate(
     pad_id: int | None,
     eos_ids: int | Sequence[int],
     device: torch.device | str,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, tokens: None,
 ) -> list[Generation]:
     """Continues every prompt, in the order given.
 
@@ -81,7 +81,7 @@ def generate(
         prompt_ids: one list of token ids a prompt.
         pad_id: may equal an EOS or unknown id, or be None; no id is ever taken for padding because of its value.
         eos_ids: the id or ids of which the first after the prompt ends a generation; may be empty.
-        progress: called with (done, total) prompts after each batch.
+        progress: told at the start and after each batch how many prompts are done, and the new tokens of its answers.
 
     Raises:
         ModelError: a prompt is empty, or fills the model's context and leaves no room for an answer.
@@ -89,6 +89,7 @@ def generate(
     ends = [eos_ids] if isinstance(eos_ids, int) else list(eos_ids)
     room = [_room(place, len(ids), model, settings.max_new_tokens) for place, ids in enumerate(prompt_ids)]
     answers: dict[int, Generation] = {}
+    progress(0, 0)
     with torch.no_grad(), evaluating(model), _without_defaults(model):
         for places in _batches(prompt_ids, room, batch_size):
             config = _config(settings, room[places[0]], pad_id, ends)
@@ -96,9 +97,9 @@ def generate(
             batch = _left_padded([prompt_ids[place] for place in places], device)
             output = model.generate(**batch, generation_config=config, logits_processor=drawing)
             new = output[:, batch["input_ids"].shape[1] :].tolist()
-            answers.update(zip(places, (_until_end(ids, ends) for ids in new), strict=True))
-            if progress:
-                progress(len(answers), len(prompt_ids))
+            said = [_until_end(ids, ends) for ids in new]
+            answers.update(zip(places, said, strict=True))
+            progress(len(answers), sum(len(each.ids) for each in said))
     return [answers[place] for place in range(len(prompt_ids))]
 
 

@@ -16,11 +16,15 @@ class StepRecord:
         step: steps done, this one included.
         steps: steps in all.
         numbers: `loss`, `grad_norm`, `learning_rate`, `epoch`, and what the objective reports, means over the step.
+        rows, seconds: what it was taken of, and how long that took. None of a step that an earlier attempt took and
+            listeners are told of again.
     """
 
     step: int
     steps: int
     numbers: dict[str, float]
+    rows: Sequence[int] | None = None
+    seconds: float | None = None
 
 
 class Watcher:

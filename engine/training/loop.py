@@ -79,6 +79,10 @@ class Objective(Protocol):
         """Names rows for an error message."""
         ...
 
+    def tokens(self, rows: Sequence[int]) -> int:
+        """Tokens that go through the model for a step of these rows, padding left out."""
+        ...
+
 
 @dataclass
 class Trainer:
@@ -143,10 +147,11 @@ class Trainer:
             if state.untold:
                 state = self._tell(state)
             for rows in self.plan.steps_from(state.step):
+                began = time.perf_counter()
                 taken = None if self.watcher.ends() else self._taken(state, rows, moving)
                 if taken is None:
                     break
-                state = self._tell(taken)
+                state = self._tell(taken, rows, time.perf_counter() - began)
                 if self._due(state.step):
                     self._save(state, moving)
             if state.step > self._saved[0]:
@@ -193,8 +198,10 @@ class Trainer:
         except (StoreError, OSError) as error:
             _log.warning("%s", error)
 
-    def _tell(self, state: TrainingState) -> TrainingState:
-        self.on_step(StepRecord(state.step, self.plan.steps, dict(state.untold)))
+    def _tell(
+        self, state: TrainingState, rows: Sequence[int] | None = None, seconds: float | None = None
+    ) -> TrainingState:
+        self.on_step(StepRecord(state.step, self.plan.steps, dict(state.untold), rows, seconds))
         self._at = state = replace(state, untold={}, rng=RandomStreams.now())
         return state
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from engine.dpo.losses import PairLogps, StepCounts, WeightedSum, derivative
 from engine.dpo.rewards import summed_log_ratios_per_token, summed_metrics
 from engine.models.forward import row_logps
+from engine.models.layouts import Group, size
 from engine.models.passes import Passes
 from engine.models.scoring import policy_logps
 from engine.preferences.pairs import TokenPair, TokenRow
@@ -37,6 +38,10 @@ class SftObjective:
     def describe(self, rows: Sequence[int]) -> str:
         """See `Objective`."""
         return f"sft example{'s' * (len(rows) > 1)} " + ", ".join(str(row) for row in rows)
+
+    def tokens(self, rows: Sequence[int]) -> int:
+        """See `Objective`."""
+        return _tokens([(self.examples[row],) for row in rows], self.passes)
 
 
 @dataclass
@@ -104,6 +109,16 @@ class PreferenceObjective:
     def describe(self, rows: Sequence[int]) -> str:
         """See `Objective`."""
         return f"pair{'s' * (len(rows) > 1)} " + ", ".join(self.pairs[row].pair_id for row in rows)
+
+    def tokens(self, rows: Sequence[int]) -> int:
+        """See `Objective`; once each, also where a loss that couples pairs sees them twice."""
+        return _tokens([self.pairs[row].rows for row in rows], self.passes)
+
+
+def _tokens(groups: Sequence[Group], passes: Passes) -> int:
+    """As the layout has them: what the rows of a group share counts once where it is computed once."""
+    layout = passes.forward.layout
+    return sum(size(group, "single" if layout == "padded" else layout) for group in groups)
 
 
 def _broken(rows: Sequence[int], logps: PairLogps) -> list[int]:

@@ -16,6 +16,7 @@ from engine.training.checkpoint import Checkpoints
 from engine.training.journal import Journal
 from engine.training.listening import StepRecord, Watcher
 from engine.training.loop import Objective, Optimization, Trainer
+from engine.training.resources import Resources
 from engine.training.state import TrainingState
 
 
@@ -25,7 +26,7 @@ class Upkeep:
 
     Attributes:
         work: the stage's work folder; checkpoints and logs of an interrupted attempt are found there.
-        progress: told (steps done, steps in all, the step's numbers).
+        progress: told (steps done, steps in all, numbers worth seeing: `loss`, `margin`, `tokens/s`).
         checkpoint_every_steps: 0 for none but by time.
         identity, environment: what the run is, and what its bits depend on besides, as JSON-like values; see
             `Checkpoints`.
@@ -56,11 +57,13 @@ class Trained:
         means: every number of the steps, as a mean over the last tenth of the plan's; empty where it ended before.
         steps: optimizer steps of the whole run that were taken.
         rows_per_second: of this attempt; a resumed one counts its own rows only.
+        resources: of the whole run, as far as they are known: `tokens`, `tokens_per_second`, `peak_memory_bytes`.
     """
 
     means: dict[str, float]
     steps: int
     rows_per_second: float
+    resources: dict[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -86,6 +89,11 @@ def train(
     """
     began, first, done, seconds = time.monotonic(), 0, 0, 0.0
     watcher = watcher or Watcher()
+    resources = Resources(upkeep.work / "logs", accelerator.device)
+
+    def sync() -> None:
+        journal.sync()
+        resources.sync()
 
     with Journal(upkeep.work / "logs", accelerator, upkeep.name) as journal:
 
@@ -106,8 +114,12 @@ def train(
         def stepped(record: StepRecord) -> None:
             nonlocal done
             done = record.step
-            journal.add(record)
-            upkeep.progress(record.step, record.steps, record.numbers)
+            if record.rows is None or record.seconds is None:
+                taken = resources.of(record.step)
+            else:
+                taken = resources.add(record.step, record.seconds, objective.tokens(record.rows))
+            journal.add(record, taken)
+            upkeep.progress(record.step, record.steps, _seen(record.numbers) | resources.pace)
             if record.step % upkeep.log_every_steps == 0 or record.step == record.steps:
                 upkeep.log.info("step %d/%d: %s", record.step, record.steps, _line(record.numbers))
             on_step(record)
@@ -123,12 +135,17 @@ def train(
             stepped,
             upkeep.checkpoint_seconds,
             upkeep.checkpoint_every_steps,
-            before_save=journal.sync,
+            before_save=sync,
             watcher=watcher,
         )
         means = trainer.run(started, ended)
     rows = plan.rows * plan.epochs * (done - first) / plan.steps
-    return Trained(means, done, round(rows / seconds, 2))
+    return Trained(means, done, round(rows / seconds, 2), resources.totals(done))
+
+
+def _seen(numbers: Mapping[str, float]) -> dict[str, float]:
+    shown = {"loss": "loss", "rewards/margins": "margin"}
+    return {short: numbers[name] for name, short in shown.items() if name in numbers}
 
 
 def _line(numbers: dict[str, float]) -> str:

@@ -56,8 +56,9 @@ def test_an_answer_ends_at_the_templates_end_and_shows_no_special_token(model, f
 
 def test_progress_counts_the_questions(model, form):
     told = []
-    answers(model, form, progress=lambda done, total: told.append((done, total)))
-    assert told[-1] == (3, 3)
+    said = answers(model, form, progress=lambda done, tokens: told.append((done, tokens)))
+    assert [done for done, _ in told] == [0, 2, 3]
+    assert sum(tokens for _, tokens in told) == sum(each.tokens for each in said)
 
 
 def test_of_no_questions_there_are_no_answers(model, form):

@@ -1,4 +1,5 @@
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -48,8 +49,8 @@ def finish(scoring, model, stop_after=None, passes=PASSES):
     """Scores what is left; stops when so many pairs were told of. Returns the rows, and how many were told."""
     told = []
 
-    def progress(done):
-        told.append(done)
+    def progress(done, tokens):
+        told.append((done, tokens))
         if stop_after is not None and done >= stop_after:
             raise Stopped
 
@@ -71,6 +72,32 @@ def counted(monkeypatch):
 
     monkeypatch.setattr(scoring_module, "score_batch", score_batch)
     return seen
+
+
+def test_progress_tells_of_all_pairs_and_of_the_tokens_that_this_attempt_scored(work, pairs, scored, llama):
+    def score(stop_after=99):
+        told = []
+
+        def progress(done, tokens):
+            told.append((done, tokens))
+            if done >= stop_after:
+                raise Stopped
+
+        scoring = begin(work, pairs, scored)
+        with pytest.raises(Stopped) if stop_after < 99 else nullcontext():
+            told.append(scoring.score(llama, scoring.settle(lambda: PASSES), progress))
+        return told
+
+    *first, last = score(stop_after=12)
+    *rest, tokens = score()
+    assert first[0] == (0, 0)
+    assert [done for done, _ in first] == sorted(done for done, _ in first)
+    assert rest[0][0] > 0, "shards that are there are no progress of this attempt"
+    assert rest[0][1] == 0
+    assert rest[-1] == (len(pairs), 0)
+    assert sum(told for _, told in rest) == tokens
+    whole = sum(len(row) for pair in pairs for row in pair.rows)
+    assert 0 < tokens < whole <= tokens + sum(told for _, told in [*first, last])
 
 
 def test_every_pair_gets_its_score_and_the_store_has_it(work, pairs, scored, llama):

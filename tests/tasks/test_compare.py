@@ -153,11 +153,11 @@ class Scores:
         self.policy = self.reference = 0
         plain = Subject.scores
 
-        def scores(subject, ctx, pairs, *, reference=False):
+        def scores(subject, ctx, pairs, *, reference=False, **others):
             if ctx.stage == "compare":
                 self.reference += reference
                 self.policy += not reference
-            return plain(subject, ctx, pairs, reference=reference)
+            return plain(subject, ctx, pairs, reference=reference, **others)
 
         monkeypatch.setattr(Subject, "scores", scores)
 
@@ -317,3 +317,25 @@ def test_a_given_policy_is_taken_as_it_was_or_not_at_all(nights):
     config = folder / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text("utf-8")) | {"note": "changed"}), "utf-8")
     assert "other content than when it was trained" in told(nights.run())["unavailable"]
+
+
+class Heard(Listener):
+    """What compare told of its progress."""
+
+    def __init__(self):
+        self.told = []
+
+    def progressed(self, stage, done, total, numbers):
+        if stage == "compare":
+            self.told.append((done, total, dict(numbers)))
+
+
+def test_progress_goes_from_nothing_to_all_over_pairs_and_answers(nights):
+    nights.serve(*OTHER)
+    heard = Heard()
+    made = nights.run("train.seed=79", listener=heard)
+    pairs, done = told(made)["pairs"], [done for done, *_ in heard.told]
+    assert (done[0], done[-1]) == (0, pairs + 6) and done == sorted(done)
+    assert {total for _, total, _ in heard.told} == {pairs + 6}
+    shown = list(dict.fromkeys(next(iter(numbers)) for *_, numbers in heard.told))
+    assert shown == ["pairs", "answers of the one in service", "answers measured"]

@@ -6,6 +6,7 @@ from engine.errors import ConfigError
 from engine.pipeline import Pipeline
 from engine.preferences.pairs import load_pairs
 from engine.preferences.schema import EVALUATED, GENERATIONS, read_table
+from engine.stage import Listener
 from tasks import STAGES
 
 PAIR_METRICS = {
@@ -149,3 +150,30 @@ def test_other_prompts_are_another_evaluation_and_nothing_else(tiny, made):
     other = tiny.artifact("evaluate", f'evaluate.prompts=["{path}"]')
     assert "start/adversarial/count" not in metrics(other)
     assert metrics(other)["dpo/normal/count"] == 1
+
+
+class Heard(Listener):
+    """What evaluate told of its progress."""
+
+    def __init__(self):
+        self.told = []
+
+    def progressed(self, stage, done, total, numbers):
+        if stage == "evaluate":
+            self.told.append((done, total, dict(numbers)))
+
+
+def test_progress_goes_from_nothing_to_all_and_says_which_policy_answers(tiny):
+    heard = Heard()
+    made = tiny.run("evaluate.seed=77", "runtime.generation_batch=2", listener=heard, until="evaluate")
+    pairs = metrics(made.artifacts["evaluate"])["eval_pairs"]
+    done = [done for done, *_ in heard.told]
+    assert (done[0], done[-1]) == (0, pairs + 9)
+    assert done == sorted(done)
+    assert {total for _, total, _ in heard.told} == {pairs + 9}
+    shown = list(dict.fromkeys(next(iter(numbers)) for *_, numbers in heard.told))
+    assert shown == ["pairs", "answers before", "answers after", "answers measured"]
+    assert heard.told[-1][2]["answers measured"] == 3
+    for name in ("answers before", "answers after"):
+        [*_, last] = [numbers for *_, numbers in heard.told if name in numbers]
+        assert last[name] == 3 and last["tokens/s"] > 0

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from engine.config import Runtime, load
 from engine.errors import ConfigError, StoreError
@@ -150,6 +151,47 @@ class TestSealing:
         assert night.store.verify(artifact) == []
         shutil.rmtree(train)
         assert artifact.file("adapter/weights").read_text("utf-8") == "adapter a"
+
+    def test_the_adapter_has_a_card_that_is_the_same_each_time_and_tells_no_place(self, night):
+        artifact = night.judged("a")
+        card = artifact.file("adapter/README.md").read_text("utf-8")
+        again = night.judged("a", **{"dpo/normal/refused": 0.05}).file("adapter/README.md").read_text("utf-8")
+        assert card == again
+        assert f"# LoRA adapter trained with DPO, {artifact.handed_down['candidate']}" in card
+        assert "The gate let it pass" in card
+        assert str(night.root) not in card
+        assert "The gate refused it" in night.judged("b", stopped=True).file("adapter/README.md").read_text("utf-8")
+
+    def test_a_card_that_cannot_be_made_is_left_out_with_a_word_and_the_verdict_stands(
+        self, night, monkeypatch, caplog
+    ):
+        monkeypatch.setattr("engine.promotion.card.model_card", lambda facts: "\ud800")
+        artifact = night.judged("a")
+        assert not (artifact.path / "adapter" / "README.md").exists()
+        assert json.loads(artifact.file("verdict.json").read_text("utf-8"))["verdict"] == "promote"
+        assert "the adapter has no model card: UnicodeEncodeError" in caplog.text
+
+    def test_peft_loads_the_adapter_with_its_card(self, night, tmp_path):
+        from peft import LoraConfig, PeftModel, get_peft_model
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        def policy():
+            torch.manual_seed(0)
+            sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+            return LlamaForCausalLM(LlamaConfig(vocab_size=16, **sizes))
+
+        adapted = get_peft_model(policy(), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+        adapted.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)
+        inputs = night.inputs("a", NOTHING_IN_SERVICE)
+        shutil.copytree(tmp_path / "adapter", inputs["train"].path / "adapter", dirs_exist_ok=True)
+        ctx = night.context(inputs, "f" * 16)
+        promote.run(ctx)
+        loaded = PeftModel.from_pretrained(policy(), str(ctx.work / "adapter"))
+        ids = torch.arange(16)[None]
+        assert torch.equal(loaded(ids).logits, adapted.eval()(ids).logits)
+        card = (ctx.work / "adapter" / "README.md").read_text("utf-8")
+        assert "| LoRA rank | 2 |" in card
+        assert str(tmp_path) not in card
 
     def test_an_attempt_that_was_interrupted_leaves_nothing_of_its_own(self, night):
         work = night.store.work("promote", f"{ord('a'):016x}")

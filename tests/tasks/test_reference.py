@@ -294,3 +294,25 @@ def test_a_policy_with_too_few_embeddings_and_no_tokenizer_is_refused(tiny, base
 def test_an_adapter_without_its_base_is_refused(tiny, adapter):
     with pytest.raises(ModelError, match="no base is named"):
         tiny.artifact("reference", f"model.policy={adapter}")
+
+
+class Heard(Listener):
+    """What reference told of its progress."""
+
+    def __init__(self):
+        self.told = []
+
+    def progressed(self, stage, done, total, numbers):
+        if stage == "reference":
+            self.told.append((done, total, dict(numbers)))
+
+
+def test_progress_counts_the_pairs_that_were_not_scored_yet_and_the_tokens_a_second(tiny):
+    heard = Heard()
+    scored = ("sft.seed=78", "runtime.score_batch_tokens=256", "runtime.score_shard_tokens=512")
+    made = tiny.run(*scored, listener=heard, until="reference").artifacts["reference"]
+    done, pairs = [done for done, *_ in heard.told], made.metrics["pairs_scored"]
+    assert pairs == made.metrics["pairs"]
+    assert (done[0], done[-1]) == (0, pairs) and done == sorted(done) and len(set(done)) > 3
+    assert {total for _, total, _ in heard.told} == {pairs}
+    assert heard.told[0][2] == {} and heard.told[-1][2]["tokens/s"] > 0

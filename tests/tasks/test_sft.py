@@ -291,3 +291,12 @@ def test_another_length_limit_is_another_policy_even_where_no_pair_is_cut(tiny, 
     short, long = (tiny.artifact("sft", f"sft.data={path}", f"tokenize.max_length={length}") for length in (96, 128))
     assert short.key != long.key
     assert not same(weights(short.file("policy")), weights(long.file("policy")))
+
+
+def test_the_manifest_and_the_logs_tell_what_it_took(tiny):
+    made = tiny.artifact("sft")
+    lines = [json.loads(line) for line in made.file("logs/resources.jsonl").read_text("utf-8").splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, made.metrics["steps"] + 1))
+    assert made.metrics["tokens"] == sum(line["tokens"] for line in lines) > 0
+    assert made.metrics["tokens_per_second"] > 0
+    assert made.metrics["peak_memory_bytes"] == max(line["memory_bytes"] for line in lines)

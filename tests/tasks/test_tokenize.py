@@ -191,10 +191,10 @@ def test_the_row_groups_of_the_input_do_not_show_in_the_rows(tmp_path):
 def test_progress_counts_every_row_that_was_read_whatever_became_of_it(tmp_path):
     class Heard(Listener):
         def __init__(self) -> None:
-            self.told: list[tuple[int, int]] = []
+            self.told: list[tuple[int, int, list[str]]] = []
 
         def progressed(self, stage, done, total, numbers):
-            self.told.append((done, total))
+            self.told.append((done, total, list(numbers)))
 
     heard, long = Heard(), pair(1, prompt=[{"role": "user", "content": "why " * 99}])
     made(
@@ -203,7 +203,7 @@ def test_progress_counts_every_row_that_was_read_whatever_became_of_it(tmp_path)
         [long, pair(2, chosen="a b")],
         listener=heard,
     )
-    assert heard.told[-1] == (2, 2)
+    assert heard.told[-1] == (2, 2, ["tokens/s"])
 
 
 def test_the_garbage_collector_is_left_as_it_was_whether_the_stage_ends_well_or_not(tmp_path):

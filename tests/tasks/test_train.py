@@ -407,3 +407,12 @@ def test_a_loss_without_a_preference_is_refused(terms):
 def test_label_smoothing_on_a_term_that_has_none_is_refused():
     with pytest.raises(ValidationError, match="label_smoothing on a preference term"):
         LossTerm(name="sft", label_smoothing=0.1)
+
+
+def test_the_manifest_and_the_logs_tell_what_it_took(tiny):
+    made = tiny.artifact("train")
+    lines = [json.loads(line) for line in made.file("logs/resources.jsonl").read_text("utf-8").splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, made.metrics["steps"] + 1))
+    assert made.metrics["tokens"] == sum(line["tokens"] for line in lines) > 0
+    assert made.metrics["tokens_per_second"] > 0
+    assert made.metrics["peak_memory_bytes"] == max(line["memory_bytes"] for line in lines)

@@ -39,10 +39,7 @@ class Ctx:
     def __init__(self):
         import logging
 
-        self.log, self.seen = logging.getLogger("dpo.test"), []
-
-    def progress(self, done, total, **numbers):
-        self.seen.append((done, total))
+        self.log = logging.getLogger("dpo.test")
 
     def record(self, **numbers):
         pass
@@ -66,7 +63,20 @@ def test_the_reference_is_the_policy_with_its_adapter_switched_off(subject, make
     assert (policy - reference).abs().min() > 1e-3
     assert policy.shape == (5, 2)
     assert policy.dtype == torch.float64
-    assert (5, 5) in ctx.seen
+
+
+def test_whoever_listens_hears_of_every_pair_answer_and_distance_and_of_the_tokens(subject, make_pairs):
+    pairs, prompts = make_pairs(5), [Prompt("abc", "normal"), Prompt("b", "normal"), Prompt("cd", "adversarial")]
+    heard = {"pairs": [], "answers": [], "distances": []}
+    tell = {name: lambda done, tokens, told=told: told.append((done, tokens)) for name, told in heard.items()}
+    subject.scores(Ctx(), pairs, progress=tell["pairs"])
+    said = subject.answers(Ctx(), prompts, GREEDY, 0, progress=tell["answers"])
+    subject.divergence(Ctx(), said, progress=tell["distances"])
+    assert heard["pairs"][0] == (0, 0) and heard["pairs"][-1][0] == 5
+    assert sum(tokens for _, tokens in heard["pairs"]) == sum(len(row) for pair in pairs for row in pair.rows)
+    assert (heard["answers"][0], heard["answers"][-1][0]) == ((0, 0), 3)
+    assert sum(tokens for _, tokens in heard["answers"]) == sum(each.tokens for each in said)
+    assert heard["distances"][-1] == (3, 0)
 
 
 def test_it_answers_every_prompt_in_order_cut_as_its_pairs_were(subject):

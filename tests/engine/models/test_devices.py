@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from accelerate.tracking import GeneralTracker
 
 from engine.errors import ConfigError
 from engine.models.devices import accelerator_on, pick_device, placed, what_bits_depend_on
@@ -76,15 +77,33 @@ def test_bits_depend_on_torch_the_processor_its_threads_and_the_algorithms(left_
     assert {name for name in before if before[name] != after[name]} == {"threads", "deterministic"}
 
 
-def test_no_environment_variable_changes_how_weights_are_trained(monkeypatch, tmp_path):
+def test_no_environment_variable_changes_how_weights_are_trained(monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
     AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = accelerator_on(torch.device("cpu"), tmp_path)
+    accelerator = accelerator_on(torch.device("cpu"))
     assert (accelerator.mixed_precision, accelerator.gradient_accumulation_steps) == ("no", 1)
     assert accelerator.state.dynamo_plugin.backend == "NO"
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_the_accelerator_tells_the_trackers_it_is_given_and_without_any_nobody_in_silence(recwarn):
+    class Heard(GeneralTracker):
+        name, requires_logging_directory, tracker = "heard", False, None
+
+        def log(self, values, step=None, **_):
+            self.told = (step, values)
+
+    heard = Heard()
+    accelerator = accelerator_on(torch.device("cpu"), [heard])
+    accelerator.init_trackers("train")
+    accelerator.log({"loss": 1.0}, step=3)
+    assert heard.told == (3, {"loss": 1.0})
+    alone = accelerator_on(torch.device("cpu"))
+    alone.init_trackers("train")
+    assert alone.trackers == []
+    assert [str(each.message) for each in recwarn] == []
 
 
 def test_quantised_weights_stay_where_they_were_made_and_others_go_to_the_device():

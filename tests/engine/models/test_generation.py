@@ -248,10 +248,12 @@ def test_a_prompt_that_cannot_be_continued_is_refused_by_its_place(prompt: list[
         answers(llama(), [[5], prompt])
 
 
-def test_progress_counts_prompts_up_to_all_of_them() -> None:
+def test_progress_counts_prompts_up_to_all_of_them_and_the_tokens_of_their_answers() -> None:
     heard: list[tuple[int, int]] = []
-    answers(llama(), progress=lambda done, total: heard.append((done, total)))
-    assert heard == [(3, 7), (6, 7), (7, 7)]
+    said = answers(llama(), progress=lambda done, tokens: heard.append((done, tokens)))
+    assert [done for done, _ in heard] == [0, 3, 6, 7]
+    assert heard[0][1] == 0
+    assert sum(tokens for _, tokens in heard) == sum(len(each.ids) for each in said) > 0
 
 
 def test_no_prompt_gives_no_answer() -> None:

@@ -10,6 +10,7 @@ from engine.dpo.losses import PairLogps, Sigmoid, WeightedSum
 from engine.models.forward import PLAIN, Forward
 from engine.models.lora import trainable_parameters
 from engine.models.passes import Passes
+from engine.preferences.pairs import shared_length
 from engine.training.objectives import SftObjective
 
 COUNT = 6
@@ -228,6 +229,17 @@ def test_micro_batches_hold_every_row_of_the_step_once(request, which):
     parts = sent(objective, PLAIN, 30).micro_batches([5, 1, 3, 0])
     assert sorted(row for part in parts for row in part) == [0, 1, 3, 5]
     assert len(parts) > 1
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.layout)
+def test_a_steps_tokens_are_those_of_the_layout_without_its_padding(preference, sft, way):
+    objective, rows = sent(preference[1], way, 40), [4, 1]
+    pairs = [objective.pairs[row].rows for row in rows]
+    whole = sum(len(side) for sides in pairs for side in sides)
+    once = whole - sum(shared_length(sides) for sides in pairs)
+    assert objective.tokens(rows) == (once if way.layout in ("packed", "shared") else whole)
+    assert once < whole
+    assert sent(sft[1], way, 40).tokens(rows) == sum(len(sft[1].examples[row]) for row in rows)
 
 
 def test_rows_are_named_by_their_pairs(preference, sft):

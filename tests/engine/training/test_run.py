@@ -1,8 +1,10 @@
 import json
 import logging
+import time
 
 import pytest
 import torch
+from accelerate.tracking import GeneralTracker
 
 from engine.errors import NumericsError
 from engine.models.lora import trainable_parameters
@@ -132,6 +134,73 @@ def test_what_came_of_a_run_is_the_mean_of_its_closing_steps(make_run):
     assert trained.means == last  # a tenth of 8 steps is one
     assert trained.steps == 8
     assert trained.rows_per_second > 0
+
+
+def resources(run):
+    return [json.loads(line) for line in (run.work / "logs" / "resources.jsonl").read_text().splitlines()]
+
+
+def test_what_every_step_took_stands_beside_the_steps_and_in_what_came_of_the_run(make_run):
+    run = make_run()
+    trained = run.go()
+    lines = resources(run)
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert [line["tokens"] for line in lines] == [run.objective.tokens(rows) for rows in run.plan.steps_from(0)]
+    assert all(line["seconds"] > 0 and line["memory_bytes"] > 0 for line in lines)
+    assert trained.resources["tokens"] == sum(line["tokens"] for line in lines)
+    assert trained.resources["peak_memory_bytes"] == max(line["memory_bytes"] for line in lines)
+    seconds = sum(line["seconds"] for line in lines)
+    assert trained.resources["tokens_per_second"] == pytest.approx(trained.resources["tokens"] / seconds, abs=1)
+
+
+@pytest.mark.parametrize("stop", [None, KeyboardInterrupt])
+def test_after_a_kill_or_a_stop_what_every_step_took_stands_there_once(make_run, killed, stop):
+    with pytest.raises(stop or killed):
+        make_run().go(dies_after=5, by=stop or killed)
+    resumed = make_run()
+    trained = resumed.go()
+    assert [line["step"] for line in resources(resumed)] == list(range(1, 9))
+    assert trained.resources["tokens"] == sum(resumed.objective.tokens(rows) for rows in resumed.plan.steps_from(0))
+
+
+class Tracker(GeneralTracker):
+    """Keeps the numbers of every step that it is told."""
+
+    name, requires_logging_directory, tracker = "notes", False, None
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def log(self, values, step=None, **_):
+        self.told.append((step, values))
+
+
+def test_a_step_that_is_told_again_after_a_stop_comes_with_what_it_took_the_first_time(make_run):
+    tracker, again = Tracker(), Tracker()
+    with pytest.raises(KeyboardInterrupt):
+        make_run().go(dies_after=5, by=KeyboardInterrupt, trackers=[tracker])
+    make_run().go(trackers=[again])
+    assert [step for step, _ in again.told] == [5, 6, 7, 8]
+    assert again.told[0] == tracker.told[-1]
+    assert all({"tokens_per_second", "memory_bytes"} <= set(values) for _, values in again.told)
+
+
+def test_progress_tells_loss_margin_and_tokens_a_second(make_run):
+    heard = []
+    run = make_run()
+    run.go(progress=lambda done, total, numbers: heard.append((done, total, numbers)))
+    assert [(done, total) for done, total, _ in heard] == [(step, 8) for step in range(1, 9)]
+    for (*_, numbers), line in zip(heard, steps(run), strict=True):
+        assert list(numbers) == ["loss", "margin", "tokens/s"]
+        assert (numbers["loss"], numbers["margin"]) == (line["loss"], line["rewards/margins"])
+        assert numbers["tokens/s"] > 0
+
+
+def test_a_step_takes_no_time_that_its_listeners_took(make_run):
+    run = make_run()
+    run.go(progress=lambda *_: time.sleep(0.05))
+    assert min(line["seconds"] for line in resources(run)) < 0.05
 
 
 def test_the_log_tells_where_a_run_goes_on_and_every_so_many_steps(make_run, killed, caplog):
