@@ -9,6 +9,7 @@ import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, get_args
 
@@ -92,6 +93,8 @@ def _identity(value: Any) -> Any:
 
 _LONGEST_NAME = 64  # of a service; it becomes the name of a folder
 
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]  # each the name of its package, too
+
 
 class Runtime(Strict):
     """Where and how fast. Changing it changes no result beyond float rounding, so it is not hashed.
@@ -132,6 +135,28 @@ class Runtime(Strict):
     checkpoints_kept: int = Field(default=2, ge=1)
     every_hours: float = Field(default=0.0, ge=0, description="how often this profile is meant to run; 0: no rhythm")
     lock_wait_seconds: float = Field(default=3600.0, ge=0, description="wait for another run that makes the same thing")
+    trackers: list[Tracker] = Field(default=["tensorboard"], description="told of every training step; [] for none")
+    tracker_project: str = Field(
+        default="dpo-pipeline",
+        pattern=r"^\w[\w .-]*$",
+        max_length=_LONGEST_NAME,
+        description="what W&B, MLflow and Trackio keep the runs under",
+    )
+
+    @field_validator("trackers")
+    @classmethod
+    def _can_be_told(cls, trackers: list[Tracker]) -> list[Tracker]:
+        """Raises ConfigError where a tracker's package is not installed."""
+        if len(set(trackers)) < len(trackers):
+            raise ValueError("every tracker once")
+        for name in trackers:
+            if find_spec(name) is None:
+                raise ConfigError(
+                    f"the tracker `{name}` needs the package `{name}`",
+                    where="runtime.trackers",
+                    fix=f"pip install '.[{name}]', or leave it out of runtime.trackers",
+                )
+        return trackers
 
 
 class HasConfig(Protocol):

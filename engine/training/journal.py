@@ -1,9 +1,9 @@
-"""What a training run leaves behind of its steps: one JSON line each, and a tracker's events through accelerate."""
+"""What a training run leaves behind of its steps: one JSON line each, and what trackers are told through accelerate."""
 
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,24 +53,27 @@ class StepLines:
 class Journal:
     """Keeps step records in `logs/steps.jsonl`, and tells them to the accelerator's trackers. A context manager.
 
-    Nobody goes on from what the trackers write: one that cannot write is told nothing more, with a warning.
+    Nobody goes on from what the trackers write, and one in trouble is left out; see `trackers.Guarded`.
     """
 
     def __init__(self, logs: Path, accelerator: "Accelerator", run: str) -> None:
         self._steps = StepLines(logs / "steps.jsonl")
         self._accelerator = accelerator
         self._run = run
-        self._told = True
 
     @property
     def lines(self) -> Sequence[Mapping[str, Any]]:
         """The steps that are kept, each with its numbers; see `StepLines`."""
         return self._steps.lines
 
-    def add(self, record: "StepRecord") -> None:
-        """Keeps one step."""
+    def add(self, record: "StepRecord", taken: Mapping[str, float] | None = None) -> None:
+        """Keeps one step.
+
+        Args:
+            taken: numbers for the trackers alone, such as tokens a second: they are never the same twice.
+        """
         self._steps.add(record.step, record.numbers)
-        self._tell(lambda: self._accelerator.log(record.numbers, step=record.step))
+        self._accelerator.log({**record.numbers, **(taken or {})}, step=record.step)
 
     def begin(self, step: int) -> None:
         """Says so when the file lacks steps of those before `step`, which a checkpoint brought back."""
@@ -84,22 +87,25 @@ class Journal:
         self._steps.sync()
 
     def __enter__(self) -> "Journal":
+        self._accelerator.init_trackers(self._run)
         self._hook, threading.excepthook = threading.excepthook, self._quietly
-        self._tell(lambda: self._accelerator.init_trackers(self._run))
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._tell(self._accelerator.end_training)
-        threading.excepthook = self._hook
-
-    def _tell(self, something: Callable[[], object]) -> None:
-        if not self._told:
-            return
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Ends the trackers' runs, which hear how the training ended: well, by an error, or by a stop."""
+        outcome = "finished" if kind is None else "failed" if issubclass(kind, Exception) else "killed"
         try:
-            something()
-        except OSError as error:
-            self._told = False
-            _log.warning("from here on TensorBoard's events are not written: %s", error.strerror or error)
+            self._end(outcome)
+        except BaseException:  # a stop while one was ended: the others are still to be ended, and quickly
+            self._end("killed")
+            raise
+        finally:
+            threading.excepthook = self._hook
+
+    def _end(self, outcome: str) -> None:
+        for tracker in self._accelerator.trackers:
+            tracker.outcome = outcome
+        self._accelerator.end_training()
 
     def _quietly(self, failed: threading.ExceptHookArgs) -> None:
         """TensorBoard's own thread writes; what ends it is raised again in the next call, and needs no traceback."""

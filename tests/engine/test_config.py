@@ -339,3 +339,32 @@ def test_two_files_of_one_name_in_two_folders_have_a_service_each(toy, tmp_path)
 def test_a_name_that_is_no_folder_is_refused(toy, wrong):
     with pytest.raises(ConfigError):
         toy.settings(f"runtime.service={wrong}")
+
+
+def test_tensorboard_is_told_unless_others_or_nobody_is_asked_for(toy):
+    assert toy.settings().runtime.trackers == ["tensorboard"]
+    assert toy.settings("runtime.trackers=[]").runtime.trackers == []
+    assert toy.settings('runtime.trackers=["mlflow", "tensorboard"]').runtime.trackers == ["mlflow", "tensorboard"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ('runtime.trackers=["tensorboard", "tensorboard"]', "every tracker once"),
+        ('runtime.trackers=["tensorbored"]', "runtime.trackers"),
+        ("runtime.tracker_project=it's", "runtime.tracker_project"),
+        ("runtime.tracker_project=", "runtime.tracker_project"),
+    ],
+)
+def test_a_tracker_that_does_not_exist_or_comes_twice_is_named_and_so_is_a_project_that_a_tracker_could_not_find(
+    toy, override, words
+):
+    with pytest.raises(ConfigError, match=words):
+        toy.settings(override)
+
+
+def test_a_tracker_whose_package_is_missing_is_told_before_anything_runs_with_what_brings_it(toy, monkeypatch):
+    monkeypatch.setattr("engine.config.find_spec", lambda name: None if name == "wandb" else "there")
+    with pytest.raises(ConfigError, match="the tracker `wandb` needs the package `wandb`") as caught:
+        toy.settings('runtime.trackers=["tensorboard", "wandb"]')
+    assert "pip install '.[wandb]'" in caught.value.fix

@@ -1,6 +1,7 @@
 """A DPO run in miniature: a random policy under an adapter with dropout, its own scores as the reference."""
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +19,15 @@ from engine.models.passes import Passes
 from engine.models.scoring import score_pairs
 from engine.preferences.batching import BatchPlan
 from engine.preferences.pairs import TokenPair
+from engine.training.journal import Journal
 from engine.training.listening import StepRecord, Watcher
 from engine.training.loop import Optimization
 from engine.training.objectives import PreferenceObjective
 from engine.training.run import Trained, Upkeep, train
+from engine.training.tracker_kinds import Told
+from engine.training.trackers import trackers_of
 
+NUMBERS = {"loss": 0.5, "rewards/chosen": 0.25, "rewards/margins": 1.5, "learning_rate": 1e-4}
 HOW = Optimization(learning_rate=1e-2, schedule="cosine", warmup_share=0.1)
 
 
@@ -61,6 +66,7 @@ class Run:
             if record.step == dies_after:
                 raise by
 
+        accelerator = Accelerator(cpu=True, log_with=others.pop("trackers", None))
         upkeep = Upkeep(
             "train",
             self.work,
@@ -69,7 +75,7 @@ class Run:
             checkpoint_seconds=checkpoint_seconds,
             **{"log_every_steps": 2, **others},
         )
-        return train(self.model, self.objective, self.plan, HOW, Accelerator(cpu=True), upkeep, listen, save, watcher)
+        return train(self.model, self.objective, self.plan, HOW, accelerator, upkeep, listen, save, watcher)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """What was trained."""
@@ -108,3 +114,37 @@ def make_run(tmp_path, make_objective) -> Callable[..., Run]:
 @pytest.fixture(scope="session")
 def killed() -> type[BaseException]:
     return Killed
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch) -> Told:
+    """What a training tells trackers that it is, where nobody is signed in with any."""
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "WANDB_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    run = "train-874e7fcf00000000"
+    config = {"beta": 0.1, "lora.rank": 4, "model.name": "", "loss": '[{"name": "sigmoid"}]'}
+    store = tmp_path / "artifacts" / "trackers"
+    return Told("project", "demo train beta=0.1 874e7fcf", "train", run, config, tmp_path / "logs", store)
+
+
+@pytest.fixture
+def attempt(told) -> Callable[..., None]:
+    """Tells trackers of a training's steps from `first` to `last`; what `ends` is raised after those."""
+
+    def go(*names: str, first: int = 1, last: int = 3, ends: BaseException | None = None) -> None:
+        accelerator = Accelerator(cpu=True, log_with=trackers_of(names, told))
+        with Journal(told.logs, accelerator, told.stage) as journal:
+            journal.begin(first - 1)
+            for step in range(first, last + 1):
+                journal.add(StepRecord(step, last, NUMBERS | {"loss": step / 2}), {"tokens_per_second": 9.0})
+            if ends:
+                raise ends
+
+    return go
+
+
+@pytest.fixture
+def warned(caplog) -> Callable[[], list[str]]:
+    """What was said of trackers."""
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "dpo"]

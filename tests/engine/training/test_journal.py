@@ -1,9 +1,10 @@
 import json
 import threading
+from types import SimpleNamespace
 
 import pytest
-from accelerate import Accelerator
 
+from engine.errors import NumericsError
 from engine.training.journal import Journal, StepLines
 from engine.training.listening import StepRecord
 
@@ -13,6 +14,7 @@ class Tracker:
 
     def __init__(self):
         self.told = []
+        self.trackers = [SimpleNamespace(outcome=None)]
 
     def init_trackers(self, name):
         self.told.append(name)
@@ -21,7 +23,7 @@ class Tracker:
         self.told.append((step, numbers))
 
     def end_training(self):
-        self.told.append("end")
+        self.told.append(("end", self.trackers[0].outcome))
 
 
 def steps(path):
@@ -87,7 +89,41 @@ def test_the_trackers_are_told_each_step_and_the_end(tmp_path):
     tracker = Tracker()
     with Journal(tmp_path, tracker, "train") as journal:
         journal.add(StepRecord(1, 2, {"loss": 0.5}))
-    assert tracker.told == ["train", (1, {"loss": 0.5}), "end"]
+    assert tracker.told == ["train", (1, {"loss": 0.5}), ("end", "finished")]
+
+
+@pytest.mark.parametrize(
+    ("ends", "outcome"),
+    [(NumericsError("no number"), "failed"), (KeyboardInterrupt(), "killed"), (SystemExit(), "killed")],
+)
+def test_the_trackers_hear_how_it_ended_before_they_are_ended(tmp_path, ends, outcome):
+    tracker = Tracker()
+    with pytest.raises(type(ends)), Journal(tmp_path, tracker, "train"):
+        raise ends
+    assert tracker.told == ["train", ("end", outcome)]
+
+
+def test_a_stop_while_a_tracker_is_ended_ends_the_others_as_stopped_and_leaves_nothing(tmp_path, monkeypatch):
+    tracker, end, hook = Tracker(), Tracker.end_training, threading.excepthook
+
+    def stopped(self):
+        end(self)
+        if len(self.told) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Tracker, "end_training", stopped)
+    with pytest.raises(KeyboardInterrupt), Journal(tmp_path, tracker, "train"):
+        pass
+    assert tracker.told == ["train", ("end", "finished"), ("end", "killed")]
+    assert threading.excepthook is hook
+
+
+def test_trackers_that_cannot_be_made_ready_leave_the_process_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(Tracker, "init_trackers", lambda *_: 1 / 0)
+    hook = threading.excepthook
+    with pytest.raises(ZeroDivisionError), Journal(tmp_path, Tracker(), "train"):
+        pass
+    assert threading.excepthook is hook
 
 
 def test_the_steps_of_an_earlier_attempt_are_there_to_be_read(tmp_path):
@@ -95,25 +131,24 @@ def test_the_steps_of_an_earlier_attempt_are_there_to_be_read(tmp_path):
     assert [line["loss"] for line in Journal(tmp_path, Tracker(), "train").lines] == [0.5, 1.0]
 
 
-def test_a_step_is_kept_though_tensorboard_cannot_write_and_nothing_but_a_warning_is_said(
-    tmp_path, monkeypatch, caplog, capfd
-):
-    from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
+def test_the_trackers_are_told_what_is_not_kept_as_well(tmp_path):
+    tracker = Tracker()
+    with Journal(tmp_path, tracker, "train") as journal:
+        journal.add(StepRecord(1, 1, {"loss": 0.5}), {"tokens_per_second": 7.0})
+        assert tracker.told[-1] == (1, {"loss": 0.5, "tokens_per_second": 7.0})
+    assert (tmp_path / "steps.jsonl").read_text() == '{"step": 1, "loss": 0.5}\n'
 
-    def refused(*_):
-        raise OSError(28, "No space left on device", b"logs/events")
 
-    monkeypatch.setattr(LocalFileSystem, "_write", refused)
-    hook = threading.excepthook
-    with Journal(tmp_path, Accelerator(log_with="tensorboard", project_dir=tmp_path), "train") as journal:
-        for step in (1, 2):
-            journal.add(StepRecord(step, 2, {"loss": 0.5}))
-    assert steps(tmp_path / "steps.jsonl") == [1, 2]
-    assert [record.getMessage() for record in caplog.records if record.name == "dpo"] == [
-        "from here on TensorBoard's events are not written: No space left on device"
-    ]
-    assert "Traceback" not in capfd.readouterr().err
-    assert threading.excepthook is hook
+def test_what_ends_the_thread_of_tensorboard_leaves_no_traceback(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    writer = type("Writer", (threading.Thread,), {"__module__": "tensorboard.summary", "run": lambda self: 1 / 0})
+    with Journal(tmp_path, Tracker(), "train"):
+        thread = writer()
+        thread.start()
+        thread.join()
+    assert told == []
+    assert threading.excepthook == told.append
 
 
 def test_what_ends_another_thread_is_still_told(tmp_path, monkeypatch):
