@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from engine.config import Located, Runtime, Strict
-from engine.errors import ConfigError
+from engine.errors import ConfigError, PipelineError
 from engine.keys import nearest
 from engine.policies import given_policy
 from engine.processes import this_process
@@ -66,7 +66,7 @@ class Config(Strict):
 
 
 def run(ctx: Context[Config]) -> None:
-    """Writes `verdict.json` and `adapter/`, train's; hands down what it takes to find and run the model again."""
+    """Writes `verdict.json` and `adapter/`, train's with a model card; hands down what it takes to run it again."""
     evaluated = json.loads(ctx.inputs["evaluate"].file("metrics.json").read_text("utf-8"))
     compared = Compared.read(json.loads(ctx.inputs["compare"].file("comparison.json").read_text("utf-8")))
     verdict = decide(ctx.config.in_force, _measured(evaluated, ctx.inputs["train"]), compared)
@@ -74,7 +74,9 @@ def run(ctx: Context[Config]) -> None:
         ctx.log.info("%s %s: %s", rule.outcome, rule.name, rule.words)
     (ctx.work / VERDICT).write_text(json.dumps(verdict.as_dict(), indent=1, ensure_ascii=False) + "\n", "utf-8")
     _take_over(ctx.inputs["train"].file("adapter"), ctx.work / "adapter")
-    ctx.hand_down(**_told(ctx, verdict, evaluated["identity"]["reference"]))
+    told = _told(ctx, verdict, evaluated["identity"]["reference"])
+    _write_card(ctx, told, evaluated, verdict)
+    ctx.hand_down(**told)
     ctx.record(
         service=ctx.runtime.service,
         verdict=verdict.as_dict()["verdict"],
@@ -99,6 +101,22 @@ def _take_over(adapter: Path, target: Path) -> None:
     if target.exists():  # of an attempt that was interrupted
         shutil.rmtree(target)
     shutil.copytree(adapter, target, copy_function=shutil.copyfile)
+
+
+def _write_card(ctx: Context[Config], told: Mapping[str, Any], evaluated: Mapping[str, Any], verdict: Verdict) -> None:
+    """The adapter's card; without one where it cannot be made at all: no model fails the gate for its papers."""
+    from engine.promotion.card import model_card
+    from engine.promotion.card_facts import Facts
+
+    try:
+        facts = Facts.read(ctx.inputs, ctx.config.model, told, evaluated, verdict.as_dict())
+        card = model_card(facts).encode("utf-8")
+    except PipelineError:
+        raise
+    except Exception as error:
+        ctx.log.warning("the adapter has no model card: %s: %s", type(error).__name__, error)
+        return
+    (ctx.work / "adapter" / "README.md").write_bytes(card)
 
 
 def _told(ctx: Context[Config], verdict: Verdict, reference: str) -> dict[str, Any]:
@@ -155,7 +173,7 @@ _OUTCOMES = {
 STAGE = Stage(
     name="promote",
     config=Config,
-    version=1,
+    version=2,
     run=run,
     inputs=("tokenize", "subsample", "sft", "reference", "train", "evaluate", "compare"),
     sources=lambda config, sources: given_policy(config.model, sources),
