@@ -3,50 +3,29 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from engine.config import Settings
-from engine.errors import DataError, MissingInputError, StoreError
+from engine.errors import MissingInputError, StoreError
+from engine.evaluation.comparison import change
+from engine.evaluation.held_against import Compared, compare
+from engine.evaluation.intervals import Difference
 from engine.plan import Plan
-from engine.preferences.schema import EVALUATED, TOKENS, read_batches, read_table
+from engine.preferences.schema import TOKENS, read_batches
 from engine.reports.markdown import number, plain
 from engine.runs import RunRecord, all_runs
 from engine.selection import Selection
 from engine.stage import Stage
 from engine.store import Artifact, Store
 
-if TYPE_CHECKING:
-    from engine.evaluation.intervals import Difference
-
-_STAGE, _METRICS, _PAIRS, _HELD_OUT = "evaluate", "metrics.json", "pairs.parquet", "eval.parquet"
+_STAGE, _HELD_OUT = "evaluate", "eval.parquet"
 _RIGHT, _CHOSEN = "eval_rewards/accuracies", "eval_log_ratio_per_token/chosen"
 _TEXTS = ("prompt", "chosen", "rejected")
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One evaluation held against another, over the pairs that both have.
-
-    Attributes:
-        only_here, only_there: pairs that one of them alone has.
-        differences: here minus there, by metric.
-        not_comparable: why a metric is not among them, in words.
-        worse, better: COMPARED rows, the largest change first; `service` in their names is the other evaluation.
-    """
-
-    pairs: int
-    only_here: int
-    only_there: int
-    differences: "Mapping[str, Difference]"
-    not_comparable: Mapping[str, str]
-    worse: Sequence[Mapping[str, Any]]
-    better: Sequence[Mapping[str, Any]]
 
 
 def show_comparison(
@@ -103,36 +82,6 @@ def find_evaluation(root: Path, name: str) -> Artifact:
     return known[name]
 
 
-def compare(here: Artifact, there: Artifact) -> Compared:
-    """Holds an evaluate artifact against another one.
-
-    Raises:
-        DataError: one of them is not what this version writes, or they have no pair in common.
-        StoreError: a file of theirs is gone.
-    """
-    from engine.evaluation.comparison import common, compared_rows, differences, got_better, got_worse, not_comparable
-
-    mine, theirs = _rows(here), _rows(there)
-    identity, of_theirs = _identity(here), _identity(there)
-    both, _ = common(mine, theirs)
-    if not both:
-        raise DataError(
-            "the two evaluations have no held-out pair in common",
-            found=f"{len(mine):,} pairs here and {len(theirs):,} other ones there",
-            where=str(there.path),
-        )
-    apart, rows = not_comparable(identity, of_theirs), compared_rows(mine, theirs)
-    return Compared(
-        len(both),
-        len(mine) - len(both),
-        len(theirs) - len(both),
-        differences(mine, theirs, identity.get("seed", 0), apart),
-        apart,
-        got_worse(rows),
-        got_better(rows),
-    )
-
-
 def _present(plan: Plan) -> Artifact:
     """The evaluate artifact under this configuration, if its files are there."""
     decision, artifact = plan.decisions[_STAGE], plan.artifacts.get(_STAGE)
@@ -143,21 +92,6 @@ def _present(plan: Plan) -> Artifact:
             fix=plan.settings.command("run", "--until", _STAGE),
         )
     return artifact
-
-
-def _rows(artifact: Artifact) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = read_table(artifact.file(_PAIRS), EVALUATED).to_pylist()
-    return rows
-
-
-def _identity(artifact: Artifact) -> Mapping[str, Any]:
-    """What its numbers depend on; nothing where it does not say."""
-    path = artifact.file(_METRICS)
-    try:
-        identity = json.loads(path.read_text("utf-8")).get("identity")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise DataError("an evaluation cannot be read", found=str(error), where=str(path)) from None
-    return identity if isinstance(identity, dict) else {}
 
 
 def _texts(subsample: Artifact | None, pair_ids: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -189,8 +123,6 @@ def _print(other: str, found: Compared, worse: Sequence[Mapping[str, Any]]) -> N
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    from engine.evaluation.comparison import change
-
     return [row["pair_id"][:8], f"{number(-change(row))} nats", *(plain(row.get(name, "–"), 60) for name in _TEXTS)]
 
 
@@ -210,12 +142,12 @@ def _sentences(other: str, found: Compared) -> list[str]:
     return lines + [f"Not comparable: {', '.join(metrics)} ({why})." for why, metrics in reasons.items()]
 
 
-def _more(right: "Difference") -> str:
+def _more(right: Difference) -> str:
     points = 100 * right.value
     return f"right on {abs(points):.1f} points {'fewer' if points < 0 else 'more'}" if points else "right on as many"
 
 
-def _ends(difference: "Difference", times: float, digits: int) -> str:
+def _ends(difference: Difference, times: float, digits: int) -> str:
     """The interval in brackets, with the sign of a gain."""
     if difference.low is None or difference.high is None:
         return "(too few to say how sure that is)"
@@ -223,7 +155,7 @@ def _ends(difference: "Difference", times: float, digits: int) -> str:
     return f"(95 %: {low} to {high})"
 
 
-def _doubt(difference: "Difference") -> str:
+def _doubt(difference: Difference) -> str:
     if difference.low is None or difference.high is None or difference.low > 0 or difference.high < 0:
         return ""
     return "; that may be chance" if difference.value else ""
