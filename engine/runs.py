@@ -1,10 +1,14 @@
-"""Records of runs: `<root>/runs/<id>/run.json`, true at every moment of the run, and `report.md` at its end.
+"""Records of runs: `<root>/runs/<id>/run.json`, true at every moment of the run, and its reports at its end.
+
+`report.md` is the short one, `report.html` the whole one with pictures. Record and artifacts are all they are made of.
 
 Below the root of the data it is noted which roots of artifacts draw on it: `<data>/.roots/<digest>` holds a path.
 """
 
+import contextlib
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +31,7 @@ from engine.secrets import redacted
 from engine.selection import Selection
 from engine.stage import Decision
 
-RECORD, REPORT = "run.json", "report.md"
+RECORD, REPORT, PAGE = "run.json", "report.md", "report.html"
 ROOTS = ".roots"
 _UNSAVED = ("folder", "decisions", "_clock")
 _STAMP = "%Y%m%d-%H%M%S"
@@ -40,7 +44,7 @@ class RunRecord:
 
     Attributes:
         id: sorts by time: `YYYYmmdd-HHMMSS-<profile>`, with a number behind it where that is taken.
-        folder: where `run.json` and `report.md` are.
+        folder: where `run.json` and the reports are.
         state: `running`, `completed`, `failed`, `cancelled`, or `crashed`: its process is gone without a word.
         selection: what `--only`, `--from`, `--until` and `--force` said.
         config: everything in force, in the shape of a profile.
@@ -113,20 +117,32 @@ class RunRecord:
         self._save()
 
     def finish(self, state: str, error: str = "") -> None:
-        """Notes how the run ended and writes its report."""
+        """Notes how the run ended and writes its reports."""
         self._end(state, error, round(time.monotonic() - self._clock, 3))
 
     def crash(self) -> None:
-        """Notes that its process ended without noting anything, and writes its report."""
-        self._end("crashed", f"{self.process} is gone without a word: it was killed, or its machine went down", None)
+        """Notes that its process ended without noting anything, and writes its short report.
 
-    def _end(self, state: str, error: str, seconds: float | None) -> None:
-        from engine.reports.run import run_report  # it reads records, so it imports this module
+        Its page is drawn when somebody asks for it: this is done by a run that is about to begin.
+        """
+        self._end(
+            "crashed",
+            f"{self.process} is gone without a word: it was killed, or its machine went down",
+            None,
+            drawn=False,
+        )
+
+    def _end(self, state: str, error: str, seconds: float | None, *, drawn: bool = True) -> None:
+        from engine.reports import run as reports  # it reads records, so it imports this module
 
         self.state, self.error, self.seconds = state, error, seconds
         self._save()
         try:
-            write_atomically(self.folder / REPORT, run_report(self))
+            write_atomically(self.folder / REPORT, reports.run_report(self))
+            if drawn:
+                reports.write_report(self)
+            else:
+                (self.folder / PAGE).unlink(missing_ok=True)  # of when it was under way
         except Exception as trouble:  # no fault of a report may change how a run ends
             _log.warning("the report of run %s was not written: %s", self.id, trouble)
 
@@ -134,8 +150,23 @@ class RunRecord:
         """The artifact the run made or reused for a stage, if it is still there."""
         for decision in self.decisions:
             if decision.stage == stage and decision.path is not None and decision.key is not None:
-                return Artifact(stage, decision.key, decision.path) if decision.path.is_dir() else None
+                place = next((each for each in self._places(decision.path, stage, decision.key) if each.is_dir()), None)
+                return Artifact(stage, decision.key, place) if place else None
         return None
+
+    def _places(self, path: Path, stage: str, key: str) -> Iterator[Path]:
+        """Where an artifact may be: beside this record, and else where the run had it.
+
+        So a copy tells of the copied artifacts, whatever became of the original's; and a relative path, which holds in
+        the run's own working directory only, is not needed.
+        """
+        root = self.folder.parent.parent
+        yield root / stage / key
+        # without a working directory, or in a record of another version, it is known only where the run had it
+        with contextlib.suppress(KeyError, TypeError, ValueError, OSError):
+            data_from_here = os.path.relpath(self.config["runtime"]["data"], self.config["runtime"]["artifacts"])
+            yield root / data_from_here / stage / key
+        yield path
 
     @classmethod
     def load(cls, folder: Path) -> "RunRecord":

@@ -13,16 +13,15 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
 from engine.config import Settings, load
-from engine.errors import MissingInputError, PipelineError, StoreError
+from engine.errors import MissingInputError, PipelineError
 from engine.pipeline import Pipeline
 from engine.plan import Plan
 from engine.reports.markdown import duration, plain
-from engine.runs import REPORT, RunRecord, all_runs, latest, mark_crashed
+from engine.runs import RunRecord
 from engine.secrets import outgoing, redact
 from engine.selection import Selection
 from engine.stage import Decision
@@ -70,7 +69,10 @@ def parser() -> argparse.ArgumentParser:
     _add_selection(add("status", _status, "what would run, what is reused, and why; runs nothing"))
     report = add("report", _report, "print the report of a run, the latest by default")
     report.add_argument("run", nargs="?", default="", help="the run's id")
-    report.add_argument("--path", action="store_true", help="print where the report is instead")
+    report.add_argument("--against", default="", metavar="RUN", help="what changed since this run, or since the `last`")
+    report.add_argument("--path", action="store_true", help="print where the page with pictures is instead")
+    report.add_argument("--open", action="store_true", help="show the page with pictures in a browser")
+    report.add_argument("--json", action="store_true", help="print the run's record")
     add("config", _config, "print every key in force, as a profile")
     path = add("path", _path, "print the folder of a stage's sealed artifact")
     path.add_argument("stage", help="the stage")
@@ -185,8 +187,6 @@ def _run(given: argparse.Namespace) -> int:
             _print_json(record.decisions)
     if not given.json:
         show_results(record, record.decisions)
-        if (record.folder / REPORT).is_file():  # else a warning said why not
-            print(f"report: {record.folder / REPORT}")
     return OK
 
 
@@ -217,27 +217,11 @@ def _terminate(signum: int, frame: object) -> NoReturn:
 
 
 def _report(given: argparse.Namespace) -> int:
-    root = _settings(given).runtime.artifacts
-    mark_crashed(root)
-    record = RunRecord.load(_folder(root, given.run)) if given.run else latest(root)
-    if record is None:
-        raise StoreError("there is no run to report yet", where=str(root / "runs"), fix="dpo run")
-    if given.path:
-        print(record.folder / REPORT)
-        return OK
-    from engine.reports.run import run_report
+    from flows._report import Wish, show_report
 
-    print(run_report(record), end="")
+    wish = Wish(given.run, given.against, path=given.path, opened=given.open, as_json=given.json)
+    show_report(_settings(given).runtime.artifacts, wish)
     return OK
-
-
-def _folder(root: Path, run: str) -> Path:
-    folders = {folder.name: folder for folder in all_runs(root)}
-    if run not in folders:
-        latest_few = ", ".join(list(folders)[:5]) or "there are none"
-        expected = f"an id; the latest: {latest_few}"
-        raise StoreError(f"there is no run `{run}`", expected=expected, where=str(root / "runs"))
-    return folders[run]
 
 
 def _config(given: argparse.Namespace) -> int:

@@ -127,12 +127,35 @@ def test_the_artifact_of_a_stage_is_known_while_it_is_there(toy, record):
     assert record.artifact("train") is None
 
 
+def test_an_artifact_is_found_beside_the_record_from_another_folder_and_after_all_was_moved(toy, tmp_path, monkeypatch):
+    (tmp_path / "own.toml").write_text("[runtime]\nartifacts = 'kept/artifacts'\ndata = 'data'\n")
+    monkeypatch.chdir(tmp_path)
+    settings = engine.config.load("own.toml", [], toy.stages, {"model": engine.sources.ModelSource})
+    record = RunRecord.start(settings, Selection(), Path("kept/artifacts"))
+    places = {"train": Path("kept/artifacts/train/k"), "download": Path("data/download/k")}
+    for stage, place in places.items():
+        place.mkdir(parents=True)
+        record.add(Decision(stage, "run", "", "k", place), None)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = RunRecord.load(tmp_path / "kept/artifacts/runs" / record.id)
+    for stage, place in places.items():
+        assert found.artifact(stage).path.resolve() == tmp_path / place
+    (tmp_path / "data/download/k").rmdir()
+    assert found.artifact("download") is None
+    for strange in ({}, {"runtime": None}, {"runtime": {"data": 3, "artifacts": ""}}):
+        found.config = strange
+        assert found.artifact("train").path.resolve() == tmp_path / places["train"]
+        assert found.artifact("download") is None
+
+
 @pytest.mark.parametrize("state", ["completed", "failed", "cancelled"])
 def test_a_finished_run_says_how_it_ended_and_leaves_a_report(record, state):
     record.finish(state, "some error")
     kept = RunRecord.load(record.folder)
     assert (kept.state, kept.error, kept.seconds is not None) == (state, "some error", True)
     assert (record.folder / "report.md").read_text().startswith(f"# Run {record.id}".replace("_", r"\_"))
+    assert f"Run {record.id}" in (record.folder / "report.html").read_text()
 
 
 def test_a_root_that_cannot_be_written_is_a_warning_and_no_more(toy, caplog):
@@ -154,6 +177,17 @@ def test_a_report_that_breaks_is_a_warning_and_no_more(record, monkeypatch, capl
     record.finish("completed")
     assert "a bug" in caplog.text
     assert RunRecord.load(record.folder).state == "completed"
+
+
+def test_where_the_page_with_pictures_breaks_the_short_one_is_there_all_the_same(record, monkeypatch, caplog):
+    def broken(record: RunRecord) -> Path:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("engine.reports.run.write_report", broken)
+    record.finish("completed")
+    assert "a bug" in caplog.text
+    assert (record.folder / "report.md").is_file()
+    assert not (record.folder / "report.html").exists()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"stages": 3}', '{"stages": [], "what": 1}', '{"stages": [{}]}'])
@@ -206,11 +240,13 @@ class TestCrashes:
 
     def test_a_run_whose_process_is_gone_is_marked_by_the_next_one_and_its_report_says_so(self, toy, killed):
         assert killed.state == "running"
+        (killed.folder / "report.html").write_text("it is running")
         record = started(toy)
         kept = RunRecord.load(killed.folder)
         assert (kept.state, kept.seconds) == ("crashed", None)
         assert f"process {kept.pid} on {kept.host} is gone" in kept.error
         assert "Crashed." in (kept.folder / "report.md").read_text()
+        assert not (kept.folder / "report.html").exists()  # drawn when it is asked for: the next run has work to do
         assert RunRecord.load(record.folder).state == "running"
 
     def test_marking_twice_or_by_many_at_once_is_the_same_as_once(self, toy, killed):

@@ -54,7 +54,7 @@ class TestRun:
         assert "held-out pairs put right" in out
         assert "98.0%" in out
         report = Path(out.splitlines()[-1].removeprefix("report: "))
-        assert "Completed." in report.read_text()
+        assert "completed" in report.read_text()
         assert "train      runs     never made" in err
         assert "train      made     in " in err
 
@@ -224,8 +224,22 @@ class TestReport:
         names = sorted(path.name for path in (toy.root / "artifacts" / "runs").iterdir())
         assert dpo("report")[1].startswith(f"# Run {names[-1]}")
         assert dpo("report", names[0])[1].startswith(f"# Run {names[0]}")
-        path = Path(dpo("report", "--path")[1].strip())
-        assert path.read_text() == dpo("report")[1]
+        assert Path(dpo("report", "--path")[1].strip()) == toy.root / "artifacts" / "runs" / names[-1] / "report.html"
+        assert json.loads(dpo("report", "--json")[1])["id"] == names[-1]
+
+    def test_against_another_run_tells_what_changed_since(self, dpo):
+        dpo("run")
+        dpo("run", "--set", "train.beta=0.2")
+        out = dpo("report", "--against", "last")[1]
+        assert "`train.beta`" in out
+        assert Path(out.splitlines()[-1].removeprefix("with pictures: ")).is_file()
+
+    def test_is_shown_in_a_browser_on_demand(self, dpo, monkeypatch):
+        opened = []
+        monkeypatch.setattr("webbrowser.open", lambda url: not opened.append(url))
+        dpo("run")
+        assert dpo("report", "--open")[:2] == (0, "")
+        assert opened[0].endswith("report.html")
 
     def test_of_a_run_that_does_not_exist_names_the_latest_few(self, dpo):
         assert "there is no run to report yet" in error_of(dpo, "report")
