@@ -1,21 +1,40 @@
-"""The gate in words: what each rule said, how a model stands against the one in service, and which one that is now."""
+"""The gate in words: what each rule said, and which model is in service now."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from engine.artifact import HANDED_DOWN
 from engine.errors import StoreError
 from engine.promotion.pointer import STAGE, Pointer
 from engine.promotion.rules import HARMLESS
 from engine.promotion.state import State
+from engine.reports.comparison import (
+    DIFFERENCE,
+    comparison_parts,
+    comparison_sections,
+    comparison_words,
+    differences,
+)
 from engine.reports.evaluation import contents
-from engine.reports.markdown import code, escape, is_number, number, table
-from engine.reports.measures import PAIRS, difference_shown, in_words, shown
+from engine.reports.markdown import code, escape
 from engine.store import Artifact, Store
 
-DIFFERENCE = "difference/"  # what compare puts in front of a metric's name
+__all__ = [
+    "DIFFERENCE",
+    "Ruling",
+    "comparison_parts",
+    "comparison_sections",
+    "comparison_words",
+    "differences",
+    "gate_parts",
+    "gate_sections",
+    "gate_words",
+    "refusal",
+    "rulings",
+]
+
+_NOT_APPLIED = "not applied"
 
 
 @dataclass(frozen=True)
@@ -55,7 +74,7 @@ def gate_words(promoted: Artifact) -> list[str]:
     """
     rules = rulings(promoted)
     unmet = [rule for rule in rules if rule.outcome not in HARMLESS]
-    applied = sum(rule.outcome != "not applied" for rule in rules)
+    applied = sum(rule.outcome != _NOT_APPLIED for rule in rules)
     if _passed(promoted):
         words = [f"Verdict of the gate: passed. All {applied} rules that apply are met."]
     else:
@@ -76,67 +95,20 @@ def refusal(promoted: Artifact | None) -> str:
         return ""
 
 
-def gate_sections(promoted: Artifact) -> Iterator[str]:
-    """The verdict and every rule, in markdown. Raises StoreError as `gate_words`.
+def gate_parts(promoted: Artifact) -> Iterator[str]:
+    """The verdict, then every rule: those in the way first, with why there are such rules. Raises as `gate_words`.
 
-    A list and no table: Prefect's pages cut off long cells, and these are sentences.
+    Lists and no tables: Prefect's pages cut off long cells, and these are sentences.
     """
     verdict, *rest = gate_words(promoted)
     yield f"**{escape(verdict.rstrip(':'))}** {escape(rest[-1])}"
-    yield "\n".join(_told(rule) for rule in rulings(promoted))
+    rules = rulings(promoted)
+    in_the_way = [_told(rule) for rule in rules if rule.outcome not in HARMLESS]
+    met = [_told(rule) for rule in rules if rule.outcome in HARMLESS and rule.outcome != _NOT_APPLIED]
+    yield "\n".join([*in_the_way, *met, *_not_applied(rules)])
 
 
-def differences(compared: Artifact | None) -> Mapping[str, Mapping[str, Any]]:
-    """Per metric `{"value", "low", "high"}`: this run's model less the model in service; empty where there is none.
-
-    Raises:
-        StoreError: the artifact cannot be read.
-    """
-    if compared is None:
-        return {}
-    found = contents(compared, "comparison.json").get("differences")
-    if isinstance(found, Mapping):
-        return found
-    metrics, ends = compared.metrics, compared.metrics.get("intervals") or {}
-    return {
-        name.removeprefix(DIFFERENCE): {"value": value} | dict(zip(("low", "high"), ends.get(name, ()), strict=False))
-        for name, value in metrics.items()
-        if name.startswith(DIFFERENCE)
-    }
-
-
-def comparison_words(compared: Artifact) -> str:
-    """On what the model in service was compared with this run's, or why it was not; as plain text.
-
-    Raises:
-        StoreError: the artifact cannot be read.
-    """
-    told = contents(compared, "comparison.json") or compared.metrics
-    service = told.get("in_service")
-    if not service:
-        return "No model was in service before, so there is none to compare with."
-    name = service.get("version", "?") if isinstance(service, Mapping) else service
-    if told.get("unavailable"):
-        return f"The model in service (promote/{name}) could not be evaluated: {told['unavailable']}"
-    words = f"Compared with the model in service (promote/{name}) on {number(told.get('pairs', 0))} held-out pairs."
-    if is_number(told.get("trained_on")) and told["trained_on"]:
-        words += f" {number(told['trained_on'])} more were left out: that model was trained on their prompts."
-    return words
-
-
-def comparison_sections(compared: Artifact) -> Iterator[str]:
-    """compare's page in markdown. Raises StoreError as `comparison_words`."""
-    yield escape(comparison_words(compared))
-    told = contents(compared, "comparison.json")
-    found, tonight, service = differences(compared), told.get("tonight") or {}, told.get("service") or {}
-    rows = [
-        [escape(in_words(name)), *(escape(shown(of, name)) for of in (tonight, service)), escape(difference)]
-        for name in sorted(found, key=_place)
-        if (difference := difference_shown(name, found[name])) != "–" and not name.startswith("start/")
-    ]
-    yield table(["", "this run's model", "in service", "difference (95 % interval; of shares in points)"], rows)
-    apart = told.get("not_comparable") or {}
-    yield table(["not comparable", "why"], [[escape(in_words(name)), escape(why)] for name, why in apart.items()])
+gate_sections = gate_parts
 
 
 def _passed(promoted: Artifact) -> bool:
@@ -208,14 +180,18 @@ def _root(promoted: Artifact) -> Path:
 
 
 def _told(rule: Ruling) -> str:
-    why = f" *Why there is this rule: {escape(rule.reason)}.*" if rule.reason else ""
+    why = f"\\\n  *Why: {escape(rule.reason)}.*" if rule.reason else ""
     return f"- {_outcome(rule)} · {code(rule.name)}: {escape(rule.words)}.{why}"
+
+
+def _not_applied(rules: Sequence[Ruling]) -> list[str]:
+    """A line for each sentence in which that is said, with all rules of which it is."""
+    names: dict[str, list[str]] = {}
+    for rule in rules:
+        if rule.outcome == _NOT_APPLIED:
+            names.setdefault(rule.words, []).append(code(rule.name))
+    return [f"- {_NOT_APPLIED} · {', '.join(some)}: {escape(words)}." for words, some in names.items()]
 
 
 def _outcome(rule: Ruling) -> str:
     return escape(rule.outcome) if rule.outcome in HARMLESS else f"**{escape(rule.outcome)}**"
-
-
-def _place(metric: str) -> int:
-    """Pair metrics in their order, then all others in theirs."""
-    return list(PAIRS).index(metric) if metric in PAIRS else len(PAIRS)

@@ -43,6 +43,11 @@ def _present(value: Any) -> Any:
     return value
 
 
+def _memory(metrics: Metrics) -> str:
+    count = _present(metrics["peak_memory_bytes"]) / 2**20
+    return f"{count / 1024:.1f} GiB" if count >= 1024 else f"{count:.0f} MiB"
+
+
 def _with_share(name: str, whole: str) -> Callable[[Metrics], str]:
     return lambda metrics: f"{number(metrics[name])} ({share(metrics[name] / metrics[whole])})"
 
@@ -89,6 +94,11 @@ def _unmet(metrics: Metrics) -> str:
     return plain(", ".join(map(str, metrics["rules_failed"])) or "none")
 
 
+_SPENT: list[Headline] = [
+    ("tokens a second", _value("tokens_per_second")),
+    ("most memory", _memory),
+]
+
 HEADLINES: dict[str, list[Headline]] = {
     "download": [
         ("pairs", _value("pairs")),
@@ -111,6 +121,7 @@ HEADLINES: dict[str, list[Headline]] = {
         ("loss at the end", _value("loss")),
         ("steps", _value("steps")),
         ("parameters", _value("parameters")),
+        *_SPENT,
     ],
     "reference": [
         ("pairs scored", _value("pairs_scored")),
@@ -123,6 +134,7 @@ HEADLINES: dict[str, list[Headline]] = {
         ("mean margin", _value("rewards/margins")),
         ("steps", _value("steps")),
         ("seen while training", _monitor),
+        *_SPENT,
     ],
     "evaluate": [
         ("harmful requests refused", _before_and_after("adversarial", "refused")),

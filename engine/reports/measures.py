@@ -1,9 +1,10 @@
 """What a recorded number is called in words, and how its value is written."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from engine.reports.markdown import interval, is_number, number, points, share, signed
+from engine.reports.pictures import Whisker
 
 Form = Callable[[object], str]
 
@@ -40,7 +41,27 @@ PAIRS: dict[str, tuple[str, Form]] = {
     "eval_pairs": ("held-out pairs", number),
     "eval_prompts": ("their prompts", number),
 }
+TELLING = (  # what says most of a model's answers, without the policy's name before it
+    "adversarial/refused",
+    "adversarial/judged_refused",
+    "normal/refused",
+    "normal/judged_refused",
+    "normal/right",
+    "all/empty",
+    "all/repetitive",
+    "all/ended",
+)
 _KINDS = {"adversarial": "harmful", "normal": "normal", "all": "all"}
+_SHORT = {
+    "eval_rewards/accuracies": "pairs put right",
+    "eval_chosen_less_likely": "chosen less likely",
+    "refused": "refused",
+    "judged_refused": "by judge",
+    "right": "right",
+    "empty": "empty",
+    "repetitive": "in a loop",
+    "ended": "ended",
+}
 
 
 def is_of_a_policy(metric: str) -> bool:
@@ -73,6 +94,14 @@ def in_words(metric: str) -> str:
     return f"{requests}{f' of {of}' if of else ''}: {ANSWERS[what][0] if what in ANSWERS else 'how many'}"
 
 
+def in_short(metric: str) -> str:
+    """The same for a chart, where there is little room: "normal: refused"; else its name in words."""
+    found = _of_a_policy(metric)
+    if found is None or found[1] not in _SHORT:
+        return _SHORT.get(metric, in_words(metric))
+    return f"{kind_in_words(found[0])}: {_SHORT[found[1]]}"
+
+
 def form_of(metric: str) -> Form:
     """How the values of a metric are written: shares as percentages, all else as plain numbers."""
     if metric in PAIRS:
@@ -87,6 +116,23 @@ def shown(metrics: Mapping[str, Any], metric: str) -> str:
     if value is None:
         return "–"
     return interval(value, bounds.get(metric) if isinstance(bounds, Mapping) else None, form_of(metric))
+
+
+def drawable(value: object) -> TypeGuard[float]:
+    """Whether a value is a number that a chart has a place for."""
+    return is_number(value) and abs(value) < 1e300
+
+
+def whisker(metrics: Mapping[str, Any], metric: str, name: str, colour: str) -> Whisker | None:
+    """A metric for `pictures.whiskers`, with its interval as `shown` finds it; None where it has no value."""
+    value, found = metrics.get(metric), metrics.get("intervals")
+    if not drawable(value):
+        return None
+    bounds = found.get(metric) if isinstance(found, Mapping) else None
+    if isinstance(bounds, list | tuple) and len(bounds) == 2 and all(map(drawable, bounds)):
+        low, high = bounds
+        return Whisker(name, value, low, high, colour)
+    return Whisker(name, value, colour=colour)
 
 
 def difference_shown(metric: str, difference: object) -> str:

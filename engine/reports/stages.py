@@ -1,15 +1,22 @@
 """One stage's page: what became of it, its headline numbers, everything else it recorded, and where it lies."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from engine.errors import StoreError
-from engine.reports.evaluation import evaluation_sections
-from engine.reports.gate import DIFFERENCE, comparison_sections, gate_sections
+from engine.reports.comparison import DIFFERENCE, comparison_parts
+from engine.reports.data import download_parts, subsample_parts, tokenize_parts
+from engine.reports.evaluation import evaluation_parts
+from engine.reports.gate import gate_parts
 from engine.reports.headlines import headline
 from engine.reports.markdown import code, duration, escape, number, table
 from engine.reports.measures import PAIRS, is_of_a_policy, shown
-from engine.reports.training import monitor_sections
+from engine.reports.page import Part
+from engine.reports.policies import answers_part
+from engine.reports.scores import reference_parts
+from engine.reports.to_markdown import to_markdown
+from engine.reports.training import sft_parts, train_parts
 from engine.reports.verdict import TITLE, answer_behind, as_markdown, did_it_work
 from engine.stage import Decision
 from engine.store import Artifact
@@ -20,18 +27,26 @@ _OUTCOMES = {
     "resume": "Made, from where an earlier attempt stopped",
     "skip": "Skipped",
 }
-_TOLD = ("intervals", "rules")  # mappings whose entries stand where they belong
+
+
+def stage_parts(artifact: Artifact | None, decision: Decision, *, examples: int = 0) -> list[Part]:
+    """A stage's page. Without an artifact it says what was decided and why.
+
+    Args:
+        examples: of how many prompts of each kind evaluate's page tells the answers; the run's page has all of them.
+    """
+    parts: list[Part] = [f"## {escape(decision.stage)}", f"{outcome(decision)}: {escape(decision.why)}."]
+    if artifact is not None:
+        try:
+            parts += _of_artifact(artifact, examples, reused=decision.action == "reuse")
+        except StoreError as error:
+            parts.append(f"Its artifact cannot be read: {escape(error)}")
+    return [part for part in parts if part]
 
 
 def stage_report(artifact: Artifact | None, decision: Decision) -> str:
-    """The page as markdown. Without an artifact it says what was decided and why."""
-    parts = [f"## {escape(decision.stage)}", f"{outcome(decision)}: {escape(decision.why)}."]
-    if artifact is not None:
-        try:
-            parts += _of_artifact(artifact, reused=decision.action == "reuse")
-        except StoreError as error:
-            parts.append(f"Its artifact cannot be read: {escape(error)}")
-    return "\n\n".join(part for part in parts if part) + "\n"
+    """The page as markdown without its pictures."""
+    return to_markdown(stage_parts(artifact, decision))
 
 
 def outcome(decision: Decision) -> str:
@@ -39,15 +54,13 @@ def outcome(decision: Decision) -> str:
     return _OUTCOMES[decision.action]
 
 
-def _of_artifact(artifact: Artifact, *, reused: bool) -> Iterator[str]:
+def _of_artifact(artifact: Artifact, examples: int, *, reused: bool) -> Iterator[Part]:
     metrics = artifact.metrics
     yield _did_it_work(artifact)
-    yield table(["", "number"], [[label, escape(text)] for label, text in headline(artifact, reused=reused)])
-    yield from _SECTIONS.get(artifact.stage, _no_sections)(artifact)
-    for name, counts in metrics.items():
-        if isinstance(counts, Mapping) and counts and name not in _TOLD:
-            yield f"**{escape(name)}**"
-            yield table(["", "count"], [[escape(key), escape(number(value))] for key, value in counts.items()])
+    yield table(["at a glance", ""], [[label, escape(text)] for label, text in headline(artifact, reused=reused)])
+    yield from _own_parts(artifact, str(artifact.manifest["seal"]))
+    if artifact.stage == "evaluate" and examples and (said := answers_part(artifact, per_kind=examples)):
+        yield said
     yield _others(metrics)
     yield _facts(artifact)
 
@@ -59,16 +72,26 @@ def _did_it_work(artifact: Artifact) -> str:
     return f"**{TITLE}**\n\n{as_markdown(answer)}" if answer else ""
 
 
-def _no_sections(artifact: Artifact) -> Iterator[str]:
-    return iter(())
+@lru_cache(maxsize=32)  # the stage's page and the run's show the same pictures
+def _own_parts(artifact: Artifact, seal: str) -> tuple[Part, ...]:
+    """What the stage's own module tells. `seal` tells the artifact from one that was made anew in its place."""
+    return tuple(_PARTS[artifact.stage](artifact)) if artifact.stage in _PARTS else ()
 
 
-_SECTIONS: dict[str, Callable[[Artifact], Iterator[str]]] = {
-    "train": monitor_sections,
-    "evaluate": evaluation_sections,
-    "compare": comparison_sections,
-    "promote": gate_sections,
+_PARTS: dict[str, Callable[[Artifact], Iterator[Part]]] = {
+    "download": download_parts,
+    "tokenize": tokenize_parts,
+    "subsample": subsample_parts,
+    "sft": sft_parts,
+    "reference": reference_parts,
+    "train": train_parts,
+    "evaluate": evaluation_parts,
+    "compare": comparison_parts,
+    "promote": gate_parts,
 }
+
+
+ORDER = tuple(_PARTS)  # the stages, as they follow each other
 
 
 def _others(metrics: Mapping[str, Any]) -> str:
@@ -85,13 +108,13 @@ def _is_told(name: str, value: object) -> bool:
 
 def _facts(artifact: Artifact) -> str:
     manifest = artifact.manifest
-    size = sum(entry["bytes"] for entry in manifest["files"].values())
+    count, size = len(manifest["files"]), sum(entry["bytes"] for entry in manifest["files"].values())
     seconds = manifest.get("seconds")
     facts = [
         ["folder", code(artifact.path)],
         ["key", code(artifact.key)],
-        ["files", f"{len(manifest['files'])}, {number(size)} bytes"],
+        ["size", f"{number(size)} bytes in {count} file{'s' if count != 1 else ''}"],
         ["took", duration(seconds if isinstance(seconds, int | float) else None)],
-        ["made", escape(manifest.get("sealed_at", "–"))],
+        ["made", escape(str(manifest.get("sealed_at", "–")).replace("T", " "))],
     ]
     return f"**Where it is**\n\n{table(['', ''], facts)}"

@@ -5,16 +5,17 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from engine.errors import StoreError
+from engine.reports.behind import behind
 from engine.reports.gate import comparison_words, differences, gate_words
 from engine.reports.markdown import escape, is_number, number, table
 from engine.reports.measures import difference_shown, shown
 from engine.reports.training import monitor_words
-from engine.store import Artifact, Store
+from engine.store import Artifact
 
 T = TypeVar("T")
 
 TITLE = "Did it work?"
-HEADER = ("", "of", "before", "after DPO", "against the one in service")
+HEADER = ("", "out of", "before", "after DPO", "against the one in service")
 _ANSWERS = {
     "harmful requests refused": "adversarial/refused",
     "normal requests refused": "normal/refused",
@@ -79,14 +80,7 @@ def answer_of(find: Callable[[str], Artifact | None]) -> Answer:
 
 def answer_behind(promoted: Artifact) -> Answer:
     """The answer that a verdict of the gate rests on, from what `promote` has read, where that is still there."""
-    inputs = _read(lambda: promoted.manifest["payload"].get("inputs")) or {}
-    store = Store(promoted.path.parent.parent)
-
-    def find(stage: str) -> Artifact | None:
-        sealed = _read(lambda: store.all(stage)) or [] if stage in inputs else []
-        return next((each for each in sealed if each.digest == inputs[stage]), None)
-
-    return did_it_work(find("evaluate"), find("compare"), promoted)
+    return did_it_work(behind(promoted, "evaluate"), behind(promoted, "compare"), promoted)
 
 
 def as_markdown(answer: Answer) -> str:

@@ -1,15 +1,7 @@
 import pytest
 
 from engine.errors import StoreError
-from engine.reports.gate import (
-    comparison_sections,
-    comparison_words,
-    differences,
-    gate_sections,
-    gate_words,
-    refusal,
-    rulings,
-)
+from engine.reports.gate import gate_parts, gate_words, refusal, rulings
 
 OURS, OLD = "0123456789abcdef", "fedcba9876543210"
 MET = {
@@ -89,12 +81,24 @@ def test_a_damaged_record_of_what_is_in_service_is_said_and_breaks_nothing(gated
     assert gate_words(promoted)[-1].startswith("Which model is in service cannot be told: ")
 
 
-def test_the_page_has_every_rule_with_its_outcome_sentence_and_reason(gated):
-    verdict, rules = gate_sections(gated("keep", [MET, UNMET])["promote"])
-    assert verdict == "**Verdict of the gate: not passed. 1 of 2 rules is not met** In service now: none."
+def test_the_page_has_the_verdict_then_every_rule_with_its_reason_those_in_the_way_first(gated):
+    verdict, rules = gate_parts(gated("keep", [MET, UNMET, UNKNOWN])["promote"])
+    assert verdict == "**Verdict of the gate: not passed. 2 of 3 rules are not met** In service now: none."
     assert rules.splitlines() == [
-        "- passed · `better-than-length`: 97.5% is above 50.0%. *Why there is this rule: length is no merit.*",
-        r"- **failed** · `over-refusal`: refuses 62.0% of &lt;normal&gt; requests. *Why there is this rule: a\|b.*",
+        "- **failed** · `over-refusal`: refuses 62.0% of &lt;normal&gt; requests.\\",
+        r"  *Why: a\|b.*",
+        "- **not comparable** · `margins`: β differs.\\",
+        "  *Why: scale.*",
+        "- passed · `better-than-length`: 97.5% is above 50.0%.\\",
+        "  *Why: length is no merit.*",
+    ]
+
+
+def test_rules_that_were_not_applied_share_a_line_for_what_they_share(gated):
+    _, rules = gate_parts(gated("promote", [OFF, MET, OFF | {"name": "other"}, OFF | {"words": "odd"}])["promote"])
+    assert rules.splitlines()[2:] == [
+        "- not applied · `no-worse`, `other`: no model is in service.",
+        "- not applied · `no-worse`: odd.",
     ]
 
 
@@ -118,47 +122,6 @@ def test_a_manifest_that_is_broken_is_the_stores_error(seal):
     broken = type(artifact)("promote", "other", artifact.path)
     with pytest.raises(StoreError):
         gate_words(broken)
-
-
-def test_a_comparison_says_on_what_and_what_was_left_out(seal, comparison):
-    assert comparison_words(seal("compare", {}, comparison=comparison)) == (
-        f"Compared with the model in service (promote/{OLD}) on 393 held-out pairs. "
-        "7 more were left out: that model was trained on their prompts."
-    )
-
-
-@pytest.mark.parametrize("files", [{"comparison": {"in_service": None}}, {}])
-def test_without_a_model_in_service_that_is_said(seal, files):
-    artifact = seal("compare", {"in_service": None}, **files)
-    assert "No model was in service before" in comparison_words(artifact)
-    assert differences(artifact) == {}
-
-
-def test_a_model_in_service_that_could_not_be_evaluated_is_said_with_the_reason(seal):
-    gone = {"in_service": {"version": OLD}, "unavailable": "its adapter is gone", "differences": {}}
-    assert comparison_words(seal("compare", {}, comparison=gone)).endswith(
-        "could not be evaluated: its adapter is gone"
-    )
-
-
-def test_where_the_comparison_file_is_gone_the_manifest_tells_the_differences(seal):
-    recorded = {
-        "difference/eval_ties": 0.1,
-        "difference/eval_loss": 0.2,
-        "intervals": {"difference/eval_ties": [0, 0.2]},
-    }
-    artifact = seal("compare", recorded | {"in_service": OLD, "pairs": 4})
-    assert differences(artifact) == {"eval_ties": {"value": 0.1, "low": 0, "high": 0.2}, "eval_loss": {"value": 0.2}}
-    assert f"promote/{OLD}) on 4 held-out pairs." in comparison_words(artifact)
-
-
-def test_the_page_of_compare_has_both_models_the_pairs_first_and_what_is_not_comparable(seal, comparison):
-    _, numbers, apart = comparison_sections(seal("compare", {}, comparison=comparison))
-    assert numbers.splitlines()[2:] == [
-        "| held-out pairs put right | 97.0% | 95.0% | +2.0 (-0.4 to +5.0) |",
-        "| harmful requests: refused | 100.0% | 50.0% | +50.0 (+40.0 to +60.0) |",
-    ]
-    assert apart.splitlines()[2:] == ["| mean margin | β differs: 0.1 and 0.2 |"]
 
 
 def test_a_refusal_says_why_and_what_passed_or_is_unknown_is_none(gated, seal):

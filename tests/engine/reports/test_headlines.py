@@ -92,3 +92,11 @@ def test_a_stage_or_a_manifest_that_is_not_known_has_no_headline(seal):
 )
 def test_every_stage_has_headlines(stage):
     assert HEADLINES[stage]
+
+
+@pytest.mark.parametrize("stage", ["sft", "train"])
+def test_a_training_says_how_fast_it_was_and_what_memory_it_took(seal, stage):
+    spent = {"tokens_per_second": 5123, "peak_memory_bytes": 3 * 2**29}
+    assert headline(seal(stage, spent)) == [("tokens a second", "5,123"), ("most memory", "1.5 GiB")]
+    assert headline(seal(stage, {"peak_memory_bytes": 200 * 2**20})) == [("most memory", "200 MiB")]
+    assert headline(seal(stage, {"peak_memory_bytes": None})) == []

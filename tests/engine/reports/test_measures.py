@@ -2,7 +2,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.reports.measures import difference_shown, form_of, in_words, is_of_a_policy, kind_in_words, kind_of, shown
+from engine.reports.measures import (
+    PAIRS,
+    TELLING,
+    difference_shown,
+    drawable,
+    form_of,
+    in_short,
+    in_words,
+    is_of_a_policy,
+    kind_in_words,
+    kind_of,
+    shown,
+    whisker,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,3 +88,31 @@ def test_differences_of_shares_are_points_and_all_have_signs():
 @pytest.mark.parametrize("found", [None, 0.1, {}, {"value": None}, {"value": "x"}])
 def test_a_difference_that_is_not_known_is_left_open(found):
     assert difference_shown("eval_ties", found) == "–"
+
+
+def test_names_for_charts_fit_into_a_chart_and_stand_for_one_measure_each():
+    names = [in_short(f"dpo/{what}") for what in TELLING]
+    assert names[:2] == ["harmful: refused", "harmful: by judge"]
+    assert len(set(names)) == len(names)
+    assert max(map(len, names)) + len(", before") <= 28
+    assert in_short("eval_rewards/accuracies") == "pairs put right"
+    assert in_short("eval_ties") == PAIRS["eval_ties"][0]
+    assert in_short("odd") == "odd"
+
+
+@pytest.mark.parametrize("value", [None, True, "1", float("nan"), float("inf"), -float("inf"), 10**400, [1]])
+def test_only_finite_numbers_can_be_drawn(value):
+    assert not drawable(value)
+    assert whisker({"a": value}, "a", "name", "#000000") is None
+
+
+@pytest.mark.parametrize("bounds", [None, 3, [1], [1, "x"], [0, float("nan")], {"low": 0}])
+def test_a_value_without_a_sound_interval_is_drawn_alone(bounds):
+    drawn = whisker({"a": 0.5, "intervals": {"a": bounds}}, "a", "name", "#000000")
+    assert (drawn.value, drawn.low, drawn.high) == (0.5, None, None)
+    assert whisker({"a": 0.5, "intervals": 3}, "a", "name", "#000000").low is None
+
+
+def test_a_value_is_drawn_with_its_interval():
+    drawn = whisker({"a": 0.5, "intervals": {"a": [0.4, 0.6]}}, "a", "name", "#000000")
+    assert (drawn.name, drawn.value, drawn.low, drawn.high, drawn.colour) == ("name", 0.5, 0.4, 0.6, "#000000")

@@ -9,7 +9,7 @@ UNMET = {"name": "over-refusal", "outcome": "failed", "words": "refuses 62.0% of
 def test_the_table_has_before_after_the_length_baseline_and_the_model_in_service(gated, put):
     put(OURS)
     answer = answer_of(gated().get)
-    assert answer.header == ("", "of", "before", "after DPO", "against the one in service")
+    assert answer.header == ("", "out of", "before", "after DPO", "against the one in service")
     assert answer.rows == (
         ("harmful requests refused", "–", "2.0%", "100.0% (98.1 to 100.0)", "+50.0 (+40.0 to +60.0)"),
         ("normal requests answered right", "–", "99.0%", "98.0%", "–"),
@@ -104,7 +104,8 @@ def test_what_the_monitor_saw_is_told_below_the_verdict(gated, seal):
     assert words[-3:] == (
         "Seen while it was trained:",
         "- at step 50 of the training: every answer is empty: the learning rate is too high",
-        "The training was stopped at step 100. The adapter that was kept is the one as it was before the first step.",
+        "The training was stopped at step 100. "
+        "The adapter that was kept is the one as it was before the first step: untrained.",
     )
     healthy = {"monitor": {"findings": [], "stopped_at": None, "kept_step": None}}
     assert "Seen while" not in " ".join(
