@@ -72,7 +72,7 @@ bench-full: $(STAMP)  ## the same with long prompts, growing data, and a GPU's s
 proof: $(STAMP)  ## kill, damage and starve runs of a tiny profile and hold what comes out against one left alone
 	@$(BIN)/python -m proof --kills $(or $(KILLS),200) $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
 
-deploy: $(STAMP)  ## start what Prefect needs and deploy; schedules stay on or off
+deploy: $(STAMP)  ## start what Prefect needs and the server of reports, and deploy; schedules stay on or off
 	@$(SERVER) deploy $(if $(PORT),--port $(PORT))
 
 nightly-on: $(STAMP)  ## switch the nightly schedule on
@@ -84,10 +84,10 @@ nightly-off: $(STAMP)  ## switch it off
 notify: $(STAMP)  ## send notices of failed runs and late nights to a webhook: URL=https://…
 	@DPO_NOTIFY_URL="$${URL-}" $(SERVER) notify $(if $(PORT),--port $(PORT))
 
-service: $(STAMP)  ## write systemd user units for server and worker; PRINT=1 shows them instead
+service: $(STAMP)  ## write systemd user units for server, worker and reports; PRINT=1 shows them instead
 	@$(BIN)/python -m flows._units $(if $(PRINT),print,write) $(if $(findstring command,$(origin NAME)),--name='$(NAME)') $(if $(findstring command,$(origin PORT)),--port='$(PORT)')
 
-stop:  ## cancel the runs under way and stop the server and the worker that were started here
+stop:  ## cancel the runs under way and stop what was started here
 	@test ! -x $(BIN)/python || $(SERVER) stop
 
 clean: stop  ## remove .venv, caches and the server's database; artifacts and data stay

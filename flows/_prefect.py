@@ -1,14 +1,10 @@
 """What the pipeline looks like to Prefect: a stage as a task, its logs, its progress, and what it publishes."""
 
-import logging
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-from uuid import UUID
 
-from prefect import Task, get_client, get_run_logger
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect import Task, get_run_logger
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import flow_run
@@ -18,61 +14,18 @@ from prefect.tasks import exponential_backoff
 from engine.config import Settings
 from engine.errors import PipelineError, TransientError
 from engine.pipeline import Pipeline, Selection
-from engine.reports import stage_report
 from engine.reports.gate import refusal
-from engine.reports.markdown import code, duration, escape, number, plain, table
-from engine.reports.run import run_report
+from engine.reports.markdown import code, escape, plain, table
 from engine.runs import REPORT, RunRecord
 from engine.secrets import outgoing
-from engine.stage import Decision, Listener, Stage
-from engine.store import Artifact
+from engine.stage import Decision, Stage
+from flows._board import Board
 from flows._line import Line, ServerGoneError
 from flows._logs import forwarded_logs, in_words
+from flows._pages import OUTCOMES, publish, publish_link, tag_run, tell_end
+from flows._reports import note_root
 
-PROGRESS_SECONDS = 2.0  # the least time between two updates of one progress artifact
-MARKDOWN_BYTES = 90_000  # the list call of the UI returns every artifact's whole text
 _KEYS = {"beta": "train.beta", "seed": "train.seed", "pairs": "subsample.pairs"}
-_log = logging.getLogger("dpo")
-
-
-class Board(Listener):
-    """Shows a run in Prefect's UI and keeps its record. What cannot be shown is logged and fails no stage."""
-
-    def __init__(self, record: RunRecord, line: Line) -> None:
-        self._record, self._line = record, line
-        self._shown: dict[str, UUID] = {}
-        self._began: dict[str, tuple[float, int]] = {}
-        self._next = 0.0
-
-    def started(self, decision: Decision) -> None:
-        _log.info("%s: %s (%s)", decision.stage, decision.action, decision.why)
-
-    def progressed(self, stage: str, done: int, total: int, numbers: Mapping[str, float]) -> None:
-        now = time.monotonic()
-        if stage not in self._began:  # a stage that is over within seconds shows its result and no progress
-            self._began[stage], self._next = (now, done), now + PROGRESS_SECONDS
-        over = done >= total and stage in self._shown
-        if total <= 0 or (now < self._next and not over):
-            return
-        began, first = self._began[stage]
-        left = (now - began) / (done - first) * (total - done) if done > first else None
-        self._show(stage, 100.0 * done / total, progress_text(done, total, numbers, left))
-        self._next = now + PROGRESS_SECONDS
-
-    def _show(self, stage: str, percent: float, text: str) -> None:
-        def show() -> None:
-            if stage in self._shown:
-                update_progress_artifact(self._shown[stage], progress=percent, description=text)
-            else:
-                key = f"dpo-{stage}-progress"
-                self._shown[stage] = create_progress_artifact(percent, key=key, description=text)  # type: ignore[assignment]
-
-        self._line.tell(f"the progress of {stage}", show, during=stage)
-
-    def finished(self, decision: Decision, artifact: Artifact | None) -> None:
-        self._record.add(decision, artifact)
-        key = f"dpo-{decision.stage}"
-        publish(self._line, key, lambda: stage_report(artifact, decision), during=decision.stage)
 
 
 class Run:
@@ -90,7 +43,7 @@ class Run:
         except PipelineError as error:
             self._failure = error
             raise
-        label = {"reuse": "Reused", "skip": "Skipped"}.get(decision.action)
+        label = OUTCOMES[decision.action]
         message = str(decision.path.resolve()) if decision.path else decision.why
         return Completed(name=label, message=outgoing(message), data=decision)
 
@@ -153,7 +106,9 @@ def started(stages: Sequence[Stage[Any]], settings: Settings, selection: Selecti
     with forwarded_logs(), in_words("the run"):
         record, line = RunRecord.start(settings, selection, settings.runtime.artifacts), Line()
         with _recorded(record, line):
-            line.tell("the run's tags", lambda: _tag(settings))
+            note_root(settings.runtime.artifacts)
+            line.tell("the run's name and tags", lambda: tag_run(settings, run_name()))
+            publish_link(line, record)
             run = Run(Pipeline(stages, settings, selection, Board(record, line)), record)
             with _outlasting(run, line):
                 yield run
@@ -192,7 +147,7 @@ def _recorded(record: RunRecord, line: Line) -> Iterator[None]:
     else:
         record.finish("completed")
     finally:
-        publish(line, "dpo-run", lambda: run_report(record))
+        tell_end(line, record)
 
 
 def show_plan(stages: Sequence[Stage[Any]], settings: Settings, selection: Selection) -> State[None]:
@@ -209,14 +164,6 @@ def plan_table(decisions: Sequence[Decision]) -> str:
     """A plan as a markdown table."""
     rows = [[d.stage, d.action, escape(d.why), code(d.path) if d.path else ""] for d in decisions]
     return table(["stage", "action", "why", "artifact"], rows) + "\n"
-
-
-def progress_text(done: int, total: int, numbers: Mapping[str, float], left: float | None) -> str:
-    """One line such as `120 of 450 · loss 0.612 · 1 min 20 s left`; `left` in seconds, None when unknown."""
-    parts = [f"{done} of {total}", *(f"{name} {number(value)}" for name, value in numbers.items())]
-    if left is not None and done < total:
-        parts.append(f"{duration(left)} left")
-    return " · ".join(parts)
 
 
 def changes(overrides: Sequence[str], **parameters: float | int | None) -> list[str]:
@@ -236,19 +183,3 @@ def run_name() -> str:
 
 
 _SELECTORS = {"only": "only", "from_stage": "from", "until": "until"}
-
-
-def publish(line: Line, key: str, write: Callable[[], str], *, during: str = "") -> None:
-    """Publishes markdown under a stable key, so that the UI shows its history from run to run."""
-
-    def create() -> None:
-        markdown = write().encode()[:MARKDOWN_BYTES].decode(errors="ignore")
-        create_markdown_artifact(markdown, key=key)
-
-    line.tell(f"the report {key}", create, during=during)
-
-
-def _tag(settings: Settings) -> None:
-    with get_client(sync_client=True) as client:
-        tags = [*flow_run.tags, f"profile:{settings.profile}", f"beta:{getattr(settings.stages['train'], 'beta', '')}"]
-        client.update_flow_run(UUID(flow_run.id), tags=sorted(set(map(plain, tags))))

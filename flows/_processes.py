@@ -2,13 +2,14 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 import psutil
@@ -21,9 +22,14 @@ _RUN = "PREFECT__FLOW_RUN_ID"  # in the environment of the process that a worker
 
 @dataclass(frozen=True)
 class Service:
-    """A background process of this clone, known by a file with its process id and start time."""
+    """A background process of this clone, known by a file with its process id and start time.
+
+    Attributes:
+        module: what Python runs for it.
+    """
 
     name: str
+    module: str = "prefect"
 
     @property
     def log(self) -> Path:
@@ -44,10 +50,10 @@ class Service:
         return state if same else {}
 
     def start(self, arguments: list[str], **facts: Any) -> None:
-        """Starts `prefect <arguments>` in a session of its own, with default signals, and remembers it."""
+        """Starts it in a session of its own, with default signals, and remembers it."""
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "prefect", *arguments],
+                self.command(arguments),
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -55,7 +61,20 @@ class Service:
                 start_new_session=True,
                 preexec_fn=_default_signals,
             )
-        facts |= {"pid": process.pid, "created": psutil.Process(process.pid).create_time()}
+        self.remember(process.pid, **facts)
+
+    def become(self, arguments: list[str], **facts: Any) -> NoReturn:
+        """Turns this process into it; neither its number nor its start time change with the program."""
+        self.remember(os.getpid(), **facts)
+        os.execv(sys.executable, self.command(arguments))
+
+    def command(self, arguments: list[str]) -> list[str]:
+        """The command line that it runs under."""
+        return [sys.executable, "-m", self.module, *arguments]
+
+    def remember(self, pid: int, **facts: Any) -> None:
+        """Writes down that a process is it, with what else `state` shall tell."""
+        facts |= {"pid": pid, "created": psutil.Process(pid).create_time()}
         self._file.write_text(json.dumps(facts), "utf-8")
 
     def stop(self) -> bool:
@@ -78,6 +97,9 @@ class Service:
     def last_words(self) -> str:
         """The end of its log."""
         return "\n".join(self.log.read_text("utf-8", errors="replace").splitlines()[-5:]) if self.log.exists() else ""
+
+
+SERVER, WORKER, REPORTS = Service("server"), Service("worker"), Service("reports", "flows._reports")
 
 
 def _default_signals() -> None:

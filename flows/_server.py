@@ -1,5 +1,7 @@
 """The Prefect server and worker of this clone: start, stop, deploy, switch the schedule and notices, run the demo.
 
+Beside them a server of the runs' reports is started: see `flows._reports`.
+
 `python -m flows._server demo|up|deploy|stop|nightly-on|nightly-off|notify [--port N]`: what the Makefile calls.
 State lies in `.prefect/`: the server's database, logs, and one file per process that was started here.
 Where PREFECT_API_URL is set, that server is used and none is started.
@@ -20,21 +22,21 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from uuid import UUID
 
+import psutil
+
 from engine.errors import PipelineError
 from engine.secrets import outgoing
-from flows._processes import HOME, ROOT, Service
+from flows._processes import HOME, REPORTS, ROOT, SERVER, WORKER
 
 POOL = "dpo"
 FLOW = "dpo-pipeline"
 PORT = 4200
 START_SECONDS = 180.0
+REPORTS_SECONDS = 30.0
 
 
 class ServerError(PipelineError):
     """The server or the worker cannot be started or reached."""
-
-
-SERVER, WORKER = Service("server"), Service("worker")
 
 
 def main() -> int:
@@ -64,7 +66,7 @@ def main() -> int:
 
 
 def up(port: int = 0) -> None:
-    """Starts the server and the worker where they are not running, and waits until the server answers.
+    """Starts the server, the worker and the server of reports where they are not running; waits for the first.
 
     Raises:
         ServerError: the port is taken by something else, or the server does not come up.
@@ -76,6 +78,7 @@ def up(port: int = 0) -> None:
             close_unheard()
         elif not answers():
             raise ServerError(f"no Prefect server answers at {server}", fix="unset PREFECT_API_URL to have one started")
+        _start_reports(server if isinstance(server, int) else PORT)
         if not WORKER.state():
             say("starting the worker")
             WORKER.start(["worker", "start", "--pool", POOL, "--type", "process"])
@@ -125,7 +128,7 @@ def stop(port: int = 0) -> None:
     choose_server(0)
     if (runs := WORKER.runs()) and answers():
         cancel(runs)
-    for service in (WORKER, SERVER):
+    for service in (WORKER, REPORTS, SERVER):
         say(f"{service.name}: {'stopped' if service.stop() else 'was not running'}")
 
 
@@ -212,6 +215,39 @@ def _start_server(port: int) -> None:
         if not SERVER.state() or time.monotonic() - began > START_SECONDS:
             raise ServerError("the Prefect server did not come up", found=SERVER.last_words(), where=str(SERVER.log))
         time.sleep(0.3)
+
+
+def _start_reports(port: int) -> None:
+    """Has the runs' reports served; that they cannot be keeps nothing from running."""
+    if REPORTS.state():
+        return
+    while chosen := free_port(port + 1):
+        REPORTS.start(["--port", str(chosen)], port=chosen)
+        if _reports_listen():
+            say(f"serving the runs' reports on http://127.0.0.1:{chosen}/")
+            return
+        REPORTS.stop()
+        if not _taken(chosen):  # else somebody was faster, and the next port is as good
+            say(f"the runs' reports are not served (log: {os.path.relpath(REPORTS.log)}): {REPORTS.last_words()}")
+            return
+    say(f"the runs' reports are not served: no port from {port + 1} on is free")
+
+
+def _reports_listen() -> bool:
+    """Waits until the process that was started listens, whoever else answers on its port; False where it does not."""
+    deadline = time.monotonic() + REPORTS_SECONDS
+    with contextlib.suppress(psutil.Error, KeyError):
+        process = psutil.Process(REPORTS.state()["pid"])
+        while time.monotonic() < deadline and process.status() != psutil.STATUS_ZOMBIE:
+            if any(each.status == psutil.CONN_LISTEN for each in process.net_connections()):
+                return True
+            time.sleep(0.1)
+    return False
+
+
+def free_port(first: int) -> int | None:
+    """The first port from `first` on that nothing listens on, of 20; None where there is none."""
+    return next((port for port in range(first, min(first + 20, 65_536)) if not _taken(port)), None)
 
 
 def close_unheard() -> None:

@@ -1,13 +1,12 @@
-"""User units of systemd for the server and the worker of this clone.
+"""User units of systemd for the server, the worker and the server of reports of this clone.
 
 `python -m flows._units write|print [--name N] [--port N]` is what `make service` calls. The units run the same with
-`run-server` and `run-worker`, which become Prefect's processes under the number they have; so `make deploy` and `make
-stop` know them like those they start themselves. `stop-worker` is how the worker's unit ends.
+`run-server`, `run-worker` and `run-reports`, which become those processes under the number they have; so `make deploy`
+and `make stop` know them like those they start themselves. `stop-worker` is how the worker's unit ends.
 """
 
 import argparse
 import asyncio
-import json
 import os
 import re
 import shutil
@@ -15,16 +14,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
-
-import psutil
+from typing import NoReturn
 
 from engine.errors import ConfigError, PipelineError
 from engine.secrets import redact
 from flows import _server
-from flows._processes import HOME, ROOT, Service
-from flows._server import POOL, PORT, SERVER, START_SECONDS, WORKER, ServerError
+from flows._processes import HOME, REPORTS, ROOT, SERVER, WORKER
+from flows._server import POOL, PORT, START_SECONDS, ServerError
 
+_PARTS = ("run-server", "run-worker", "run-reports")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # systemd takes more, some of it with a meaning: @ makes a template
 STOP_SECONDS = 120  # a cancelled run writes its checkpoint for up to 40 s, and then its worker has 45 s to end
 _SERVER = """\
@@ -64,6 +62,22 @@ EnvironmentFile=-{settings}
 WantedBy=default.target
 """
 
+_REPORTS = """\
+[Unit]
+Description=Reports of the runs of {clone}
+
+[Service]
+WorkingDirectory={folder}
+ExecStart={run_reports}
+Restart=on-failure
+RestartSec=15
+SuccessExitStatus=143
+EnvironmentFile=-{settings}
+
+[Install]
+WantedBy=default.target
+"""
+
 
 class UnitError(PipelineError):
     """The units cannot be written for this clone, or are another clone's."""
@@ -72,7 +86,7 @@ class UnitError(PipelineError):
 def main() -> int:
     """The command line; 0 when all went well, 1 when not."""
     parser = argparse.ArgumentParser(prog="python -m flows._units", description="systemd units of this clone")
-    parser.add_argument("action", choices=["write", "print", "run-server", "run-worker", "stop-worker"])
+    parser.add_argument("action", choices=["write", "print", *_PARTS, "stop-worker"])
     parser.add_argument("--name", default="dpo", help="what the units' names begin with (default: %(default)s)")
     parser.add_argument("--port", type=int, default=PORT, help="the server's (default: %(default)s)")
     given = parser.parse_args()
@@ -85,6 +99,7 @@ def main() -> int:
         "print": lambda: print("\n".join(f"# {folder() / name}\n{text}" for name, text in texts().items()), end=""),
         "run-server": lambda: run_server(given.port),
         "run-worker": lambda: run_worker(given.port),
+        "run-reports": lambda: run_reports(given.port),
         "stop-worker": stop_worker,
     }
     HOME.mkdir(exist_ok=True)
@@ -101,7 +116,7 @@ def run_server(port: int) -> NoReturn:
     if SERVER.state():
         raise ServerError("the server of this clone is running already", fix="make stop")
     _server.choose_server(port)
-    _become(SERVER, ["server", "start", "--host", "127.0.0.1", "--port", str(port)], port=port)
+    SERVER.become(["server", "start", "--host", "127.0.0.1", "--port", str(port)], port=port)
 
 
 def run_worker(port: int) -> NoReturn:
@@ -121,7 +136,21 @@ def run_worker(port: int) -> NoReturn:
     if isinstance(server, int):
         _server.close_unheard()
     asyncio.run(_server.make_pool())
-    _become(WORKER, ["worker", "start", "--pool", POOL, "--type", "process"])
+    WORKER.become(["worker", "start", "--pool", POOL, "--type", "process"])
+
+
+def run_reports(port: int) -> NoReturn:
+    """Becomes the server of reports of this clone, on the first free port behind that of the Prefect server.
+
+    Raises:
+        ServerError: it is running already, or no port is free.
+    """
+    if REPORTS.state():
+        raise ServerError("the reports of this clone are served already", fix="make stop")
+    chosen = _server.free_port(port + 1)
+    if chosen is None:
+        raise ServerError(f"no port from {port + 1} on is free")
+    REPORTS.become(["--port", str(chosen)], port=chosen)
 
 
 def stop_worker() -> None:
@@ -132,13 +161,6 @@ def stop_worker() -> None:
     WORKER.stop()
 
 
-def _become(service: Service, arguments: list[str], **facts: Any) -> NoReturn:
-    """Turns this process into `prefect <arguments>`, which is known as that service from now on."""
-    facts |= {"pid": os.getpid(), "created": psutil.Process().create_time()}  # neither changes with the program
-    (HOME / f"{service.name}.json").write_text(json.dumps(facts), "utf-8")
-    os.execv(sys.executable, [sys.executable, "-m", "prefect", *arguments])
-
-
 def units(name: str, port: int, *, server: str = "") -> Mapping[str, str]:
     """File name and text of the units of this clone.
 
@@ -146,9 +168,10 @@ def units(name: str, port: int, *, server: str = "") -> Mapping[str, str]:
     checkpoints. When the kernel kills a run for its memory, the worker stays and says so.
 
     Args:
-        name: what the units are called: `<name>-server.service` and `<name>-worker.service`.
+        name: what the units' names begin with: `<name>-server.service`, `<name>-worker.service` and
+            `<name>-reports.service`.
         port: the server's.
-        server: the address of a server of the user's own: then the worker's unit is the only one.
+        server: the address of a server of the user's own: then there is no unit for one.
 
     Raises:
         ConfigError: that is no name of a unit, or no port.
@@ -167,13 +190,16 @@ def units(name: str, port: int, *, server: str = "") -> Mapping[str, str]:
         "settings": _specified(str(settings_file())),
         "run_server": _command("run-server", "--port", str(port)),
         "run_worker": _command("run-worker", *([] if server else ["--port", str(port)])),
+        "run_reports": _command("run-reports", "--port", str(port)),
         "stop_worker": _command("stop-worker"),
         "ordering": "" if server else ordering,
         "environment": f"Environment={_quoted(f'PREFECT_API_URL={server}')}\n" if server else "",
         "stop_seconds": STOP_SECONDS,
     }
-    texts = {f"{name}-worker.service": _WORKER.format(**facts)}
-    return texts if server else {f"{name}-server.service": _SERVER.format(**facts)} | texts
+    templates = {"server": _SERVER, "worker": _WORKER, "reports": _REPORTS}
+    if server:
+        del templates["server"]
+    return {f"{name}-{part}.service": template.format(**facts) for part, template in templates.items()}
 
 
 def _check(name: str, port: int) -> None:
@@ -222,11 +248,11 @@ def write(texts: Mapping[str, str]) -> list[Path]:
 
 def how_to_enable(names: list[str]) -> str:
     """The commands that put units into force, to be typed by hand."""
-    first, both = names[0], " ".join(names)
+    first, every = names[0], " ".join(names)
     return (
         "nothing is started yet; to have them run from now on, and after every start of the machine:\n"
         f"  systemctl --user daemon-reload\n"
-        f"  systemctl --user enable --now {both}\n"
+        f"  systemctl --user enable --now {every}\n"
         "  loginctl enable-linger     # else they end when you log out\n"
         f"their log: journalctl --user -u {first} -f; stop what `make deploy` started before: make stop\n"
         f"variables that runs need (HF_TOKEN=…), a line each: {settings_file()}, readable by you alone"

@@ -27,12 +27,13 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
 from prefect.states import Cancelling
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
 
 from engine.reports.markdown import plain
 from engine.runs import RunRecord
 from engine.secrets import outgoing
-from flows._terminal import show_results
+from flows._progress import SEPARATOR, bars
+from flows._terminal import in_short, show_results
 
 POLL_SECONDS = 0.7
 CANCEL_SECONDS = 40.0  # a cancelled run has 30 s to write a checkpoint before it is killed
@@ -75,8 +76,8 @@ def run_deployment(name: str) -> int:
 def _followed(client: SyncPrefectClient, run_id: UUID, console: Console) -> FlowRun:
     """Shows a run until it is over and returns it; Ctrl-C cancels it."""
     try:
-        with _bars(console) as bars:
-            return Watch(client, run_id, bars).follow()
+        with bars(console) as live:
+            return Watch(client, run_id, live).follow()
     except KeyboardInterrupt:
         cancel(client, run_id, console)
         raise
@@ -92,7 +93,6 @@ def _show_end(run: FlowRun, console: Console) -> bool:
     if report.is_file():  # not so where the worker is on another machine
         record = RunRecord.load(report.parent)
         show_results(record, record.decisions)
-        _say(console, f"report  {_short(str(report))}")
     return True
 
 
@@ -171,9 +171,10 @@ class Watch:
 
     def _show_bar(self, name: str, percent: float | None, text: str) -> None:
         if name not in self._bar_of:
-            self._bar_of[name] = self._bars.add_task(plain(name), total=None, text="")
-        bar = self._bar_of[name]
-        self._bars.update(bar, total=None if percent is None else 100.0, completed=percent or 0.0, text=plain(text))
+            self._bar_of[name] = self._bars.add_task(plain(name), total=None, parts=list)
+        bar, parts = self._bar_of[name], [part for part in plain(text).split(SEPARATOR) if part]
+        total = None if percent is None else 100.0
+        self._bars.update(bar, total=total, completed=percent or 0.0, parts=lambda: parts)
 
     def _remove_bar(self, name: str) -> None:
         if name in self._bar_of:
@@ -196,22 +197,8 @@ def _ending(stage: TaskRun) -> str:
     assert state is not None
     seconds = stage.total_run_time.total_seconds()
     mark = "✓" if state.is_completed() else "✗"
-    message = _short((state.message or "").partition("\n")[0])
+    message = in_short((state.message or "").partition("\n")[0])
     return f"{mark} {stage.name:<10} {state.name or '':<10} {seconds:6.1f} s  {message}"
-
-
-def _short(text: str) -> str:
-    return text.replace(f"{Path.cwd()}/", "")
-
-
-def _bars(console: Console) -> Progress:
-    columns = (
-        TextColumn("  {task.description:<10}", markup=False),
-        BarColumn(bar_width=24),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[text]}", markup=False),
-    )
-    return Progress(*columns, console=console, transient=True)
 
 
 async def cancel_runs(ids: Collection[UUID]) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -24,7 +25,8 @@ from prefect.testing.utilities import prefect_test_harness
 
 from engine.config import Strict
 from engine.stage import Context, Stage
-from flows import pipeline
+from flows import _processes, _reports, pipeline
+from flows._line import Line
 from flows.pipeline import dpo_pipeline
 from tasks import STAGES
 
@@ -114,6 +116,8 @@ def story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Story:
     )
     monkeypatch.setattr(pipeline, "STAGES", made.stages())
     monkeypatch.setattr(pipeline, "SHARED", {})
+    for module in (_processes, _reports):
+        monkeypatch.setattr(module, "HOME", tmp_path / ".prefect")
     for stage in STAGES:
         monkeypatch.setattr(getattr(pipeline, stage.name), "retry_delay_seconds", 0)
     return made
@@ -124,6 +128,13 @@ def server() -> Iterator[None]:
     """A Prefect server of the test session's own, which is also the one that the flow talks to."""
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture
+def line(monkeypatch: pytest.MonkeyPatch) -> Line:
+    """A line to a server that answers."""
+    monkeypatch.setattr(Line, "_client", SimpleNamespace(api_healthcheck=lambda: None))
+    return Line()
 
 
 @pytest.fixture(autouse=True)

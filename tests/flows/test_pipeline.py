@@ -19,7 +19,7 @@ from prefect.utilities.callables import parameter_schema
 
 from engine.errors import NumericsError, TransientError
 from engine.stage import Context
-from flows import _prefect, pipeline
+from flows import _board, _pages, pipeline
 from flows._server import FLOW, POOL, PORT
 from flows.pipeline import StageName, dpo_pipeline
 from tasks import STAGES
@@ -114,11 +114,23 @@ def test_a_run_makes_every_stage_and_publishes_what_it_made(server: None, story:
     assert state.is_completed()
     assert story.ran == NAMES
     stages = stages_of(state)
-    assert {name: each.state_name for name, each in stages.items()} == dict.fromkeys(NAMES, "Completed")
+    assert {name: each.state_name for name, each in stages.items()} == dict.fromkeys(NAMES, "Made")
     shown = shown_of(state)
     assert set(shown) == {"dpo-run", *(f"dpo-{name}" for name in NAMES)}
     assert Path(state.message or "").is_file()
     assert record_of(story)["state"] == "completed"
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(state.state_details.flow_run_id)
+    assert run.name == "toy, beta 0.1"
+    assert {"beta:0.1", f"profile:{story.profile}", f"key:{Path(stages['train'].state.message).name[:8]}"} < {*run.tags}
+    last = [message for message in logs_of(state) if "?" in message or message.startswith("The whole report")]
+    questions = [
+        "Did it work?",
+        "What changed since the last run?",
+        "Which stage took the time?",
+        "Where is the adapter?",
+    ]
+    assert [message[: message.find("?") + 1] for message in last] == [*questions, ""]
 
 
 @pytest.mark.slow
@@ -220,8 +232,8 @@ def test_a_failure_to_publish_fails_no_stage(server: None, story: Any, monkeypat
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise ConnectionError("no server")
 
-    monkeypatch.setattr(_prefect, "create_markdown_artifact", refuse)
-    monkeypatch.setattr(_prefect, "create_progress_artifact", refuse)
+    monkeypatch.setattr(_pages, "create_markdown_artifact", refuse)
+    monkeypatch.setattr(_board, "create_progress_artifact", refuse)
     state = story.run()
     assert state.is_completed()
     assert any("could not publish the report dpo-download" in message for message in logs_of(state))

@@ -20,72 +20,11 @@ from engine.errors import DataError, NumericsError, PipelineError, TransientErro
 from engine.pipeline import Selection
 from engine.runs import latest
 from engine.stage import Decision
-from flows import _line, _logs, _prefect
+from flows import _board, _line, _logs, _pages, _prefect
 from flows._line import Line, ServerGoneError
 from flows._logs import PlainErrors, UnforeseenError, in_words
-from flows._prefect import (
-    Board,
-    changes,
-    is_transient,
-    plan_table,
-    progress_text,
-    publish,
-    run_name,
-    started,
-)
-
-
-class Record:
-    """Stands in for a RunRecord."""
-
-    def __init__(self) -> None:
-        self.added: list[tuple[Decision, Any]] = []
-
-    def add(self, decision: Decision, artifact: Any) -> None:
-        self.added.append((decision, artifact))
-
-
-class Shown:
-    """Stands in for Prefect's artifacts: what was published, in order."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, float, str]] = []
-        self.down = False
-
-    def create(self, progress: float, key: str, description: str) -> Any:
-        self._note(key, progress, description)
-        return uuid4()
-
-    def update(self, artifact_id: Any, progress: float, description: str) -> None:
-        self._note("update", progress, description)
-
-    def _note(self, what: str, progress: float, description: str) -> None:
-        self.calls.append((what, progress, description))
-        if self.down:
-            raise httpx.ConnectError("no server")
-
-
-@pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> Shown:
-    shown = Shown()
-    monkeypatch.setattr(_prefect, "create_progress_artifact", shown.create)
-    monkeypatch.setattr(_prefect, "update_progress_artifact", shown.update)
-    return shown
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    clock = SimpleNamespace(now=100.0)
-    for module in (_prefect, _line):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now, sleep=lambda seconds: None))
-    return clock
-
-
-@pytest.fixture
-def line(monkeypatch: pytest.MonkeyPatch) -> Line:
-    """A line to a server that answers."""
-    monkeypatch.setattr(Line, "_client", SimpleNamespace(api_healthcheck=lambda: None))
-    return Line()
+from flows._pages import tag_key, tag_run
+from flows._prefect import changes, is_transient, plan_table, run_name, started
 
 
 @pytest.mark.parametrize(
@@ -118,86 +57,6 @@ def test_a_run_is_named_by_its_profile_and_what_differs_from_it(monkeypatch: pyt
     assert run_name() == "demo, beta 0.2, from train, forced"
 
 
-def test_progress_says_where_it_is_the_numbers_and_the_time_left() -> None:
-    text = progress_text(120, 450, {"loss": 0.61234, "rewards/margins": 1.5}, 80.4)
-    assert text == "120 of 450 · loss 0.6123 · rewards/margins 1.5 · 1 min 20 s left"
-    assert progress_text(450, 450, {}, 0.0) == "450 of 450"
-    assert progress_text(1, 3, {}, None) == "1 of 3"
-
-
-def test_progress_is_shown_every_two_seconds_and_at_the_end(shown: Shown, clock: SimpleNamespace, line: Line) -> None:
-    board = Board(Record(), line)  # type: ignore[arg-type]
-    for done in range(1, 8):
-        board.progressed("train", done, 8, {})
-        clock.now += 0.9
-    board.progressed("train", 8, 8, {})
-    assert [(what, progress) for what, progress, _ in shown.calls] == [
-        ("dpo-train-progress", 50.0),
-        ("update", 87.5),
-        ("update", 100.0),
-    ]
-    assert shown.calls[1][2] == "7 of 8 · 0.9 s left"
-
-
-def test_a_stage_that_is_over_at_once_shows_no_progress(shown: Shown, clock: SimpleNamespace, line: Line) -> None:
-    board = Board(Record(), line)  # type: ignore[arg-type]
-    for stage in ("tokenize", "subsample"):
-        board.progressed(stage, 1, 2, {})
-        clock.now += 1.5
-        board.progressed(stage, 2, 2, {})
-    assert shown.calls == []
-
-
-def test_work_of_unknown_length_shows_no_percentage(shown: Shown, clock: SimpleNamespace, line: Line) -> None:
-    board = Board(Record(), line)  # type: ignore[arg-type]
-    for done in (500, 1000):
-        board.progressed("download", done, 0, {})
-        clock.now += 10
-    assert shown.calls == []
-
-
-def test_a_lost_server_slows_no_stage_down(
-    shown: Shown, clock: SimpleNamespace, line: Line, caplog: pytest.LogCaptureFixture
-) -> None:
-    board = Board(Record(), line)  # type: ignore[arg-type]
-    shown.down = True
-    for seconds in (0, 3, 20):
-        clock.now += seconds
-        board.progressed("train", 1 + seconds, 100, {})
-    assert len(shown.calls) == 1, "it was tried again too soon"
-    shown.down = False
-    clock.now += 11
-    board.progressed("train", 50, 100, {})
-    assert [what for what, *_ in shown.calls] == ["dpo-train-progress"] * 2
-    assert "the Prefect server does not answer (no server)" in caplog.text
-    assert line.lost_during == "train"
-
-
-def test_a_finished_stage_is_recorded_before_it_is_published(monkeypatch: pytest.MonkeyPatch, line: Line) -> None:
-    record, order = Record(), []
-    monkeypatch.setattr(_prefect, "publish", lambda line, key, write, during: order.append((key, len(record.added))))
-    Board(record, line).finished(Decision("sft", "skip", "a policy is given"), None)  # type: ignore[arg-type]
-    assert order == [("dpo-sft", 1)]
-
-
-def test_a_report_that_cannot_be_written_or_published_is_a_warning(
-    line: Line, caplog: pytest.LogCaptureFixture
-) -> None:
-    def broken() -> str:
-        raise KeyError("a number that the stage did not record")
-
-    publish(line, "dpo-train", broken)
-    assert "could not publish the report dpo-train: KeyError" in caplog.text
-
-
-def test_a_long_report_is_cut_below_what_the_ui_lists(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    published: list[str] = []
-    monkeypatch.setattr(_prefect, "create_markdown_artifact", lambda markdown, key: published.append(markdown))
-    publish(line, "dpo-run", lambda: "拒" * 50_000)
-    assert 80_000 < len(published[0].encode()) < 100_000
-    assert set(published[0]) == {"拒"}
-
-
 def test_our_errors_are_logged_once_and_without_a_traceback() -> None:
     error = DataError("the file is empty", where="pairs.jsonl")
     first, second, bug = (
@@ -225,8 +84,8 @@ def test_a_run_is_recorded_as_it_ended_and_its_report_published(
 ) -> None:
     published: list[str] = []
     monkeypatch.setattr(_logs, "get_run_logger", lambda: logging.getLogger("elsewhere"))
-    monkeypatch.setattr(_prefect, "_tag", lambda settings: None)
-    monkeypatch.setattr(_prefect, "publish", lambda line, key, write: published.append(key))
+    monkeypatch.setattr(_prefect, "tag_run", lambda settings, name: None)
+    monkeypatch.setattr(_pages, "publish", lambda line, key, write, **_: published.append(key))
     settings = load(story.profile, [], story.stages(), {})
     told = UnforeseenError if isinstance(error, ValueError) else type(error)
     with pytest.raises(told) if error else nullcontext(), started(story.stages(), settings, Selection()):
@@ -250,8 +109,9 @@ def test_a_run_whose_gate_refuses_its_model_ends_as_kept_and_every_other_as_comp
         ctx.record(verdict=verdict, service="mine")
 
     monkeypatch.setattr(_logs, "get_run_logger", lambda: logging.getLogger("elsewhere"))
-    monkeypatch.setattr(_prefect, "_tag", lambda settings: None)
-    monkeypatch.setattr(_prefect, "publish", lambda line, key, write, **_: None)
+    monkeypatch.setattr(_prefect, "tag_run", lambda settings, name: None)
+    monkeypatch.setattr(_pages, "publish", lambda line, key, write, **_: None)
+    monkeypatch.setattr(_board, "tag_key", lambda key: None)
     story.hooks["promote"] = judge
     settings, selection = load(story.profile, [], story.stages(), {}), Selection(until=None if verdict else "compare")
     with started(story.stages(), settings, selection) as run:
@@ -275,8 +135,9 @@ def test_an_error_that_nobody_foresaw_is_told_without_secrets_and_its_traceback_
 
     monkeypatch.setenv("HF_TOKEN", SECRET)
     monkeypatch.setattr(Line, "_client", SimpleNamespace(api_healthcheck=lambda: None))
-    monkeypatch.setattr(_prefect, "_tag", lambda settings: None)
-    monkeypatch.setattr(_prefect, "publish", lambda line, key, write, **_: None)
+    monkeypatch.setattr(_prefect, "tag_run", lambda settings, name: None)
+    monkeypatch.setattr(_pages, "publish", lambda line, key, write, **_: None)
+    monkeypatch.setattr(_board, "tag_key", lambda key: None)
     bare.hooks["tokenize"] = fail
     settings = load(bare.profile, [], bare.stages(), {})
     with pytest.raises(UnforeseenError) as caught, started(bare.stages(), settings, Selection()) as run:
@@ -302,17 +163,59 @@ def test_an_error_in_words_is_passed_on_and_found_where_prefect_failed_to_tell_i
         assert caught.value is told
 
 
-def test_the_name_and_the_tags_of_a_run_hold_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[list[str]] = []
-    client = SimpleNamespace(update_flow_run=lambda id, tags: sent.append(tags))
+class Server:
+    """Stands in for a client: the one flow run that it knows."""
+
+    def __init__(self, name: str, *tags: str) -> None:
+        self.run = SimpleNamespace(id=uuid4(), name=name, tags=list(tags))
+
+    def read_flow_run(self, id: Any) -> Any:
+        return self.run
+
+    def update_flow_run(self, id: Any, name: str | None = None, tags: Any = None) -> None:
+        self.run.name = name or self.run.name
+        self.run.tags = tags
+
+
+@pytest.fixture
+def of_run(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The flow run of a profile, named by its parameters, and what the server is told of it."""
+
+    def of_run(name: str, profile: str, *tags: str, beta: float | None = 0.1) -> Any:
+        server = Server(name, *tags)
+        monkeypatch.setattr(_pages, "get_client", lambda sync_client: nullcontext(server))
+        monkeypatch.setattr(_pages, "flow_run", SimpleNamespace(id=str(server.run.id)))
+        stage, runtime = SimpleNamespace(beta=beta), SimpleNamespace(service="mine")
+        settings: Any = SimpleNamespace(profile=profile, stages={"train": stage}, named_runtime=runtime)
+        return server.run, settings
+
+    return of_run
+
+
+def test_a_run_is_tagged_by_what_runs_and_named_by_its_beta_though_nobody_gave_it(of_run: Any) -> None:
+    run, settings = of_run("demo", "demo", "nightly")
+    tag_run(settings, "demo")
+    tag_key("0123456789abcdef")
+    assert run.name == "demo, beta 0.1"
+    assert run.tags == ["beta:0.1", "key:01234567", "nightly", "profile:demo", "service:mine"]
+
+
+@pytest.mark.parametrize(("shown", "given"), [("my own name", "demo"), ("demo, beta 0.2", "demo, beta 0.2")])
+def test_a_name_that_somebody_chose_stays_and_no_beta_is_named_twice(of_run: Any, shown: str, given: str) -> None:
+    run, settings = of_run(shown, "demo", beta=0.2)
+    tag_run(settings, given)
+    assert run.name == shown
+
+
+def test_the_name_and_the_tags_of_a_run_hold_no_secret(monkeypatch: pytest.MonkeyPatch, of_run: Any) -> None:
     monkeypatch.setenv("HF_TOKEN", SECRET)
-    monkeypatch.setattr(_prefect, "get_client", lambda sync_client: nullcontext(client))
-    given = SimpleNamespace(id=str(uuid4()), tags=[ACTING], parameters={"profile": f"configs/{ACTING}.toml"})
+    given = SimpleNamespace(parameters={"profile": f"configs/{ACTING}.toml"})
     monkeypatch.setattr(_prefect, "flow_run", given)
-    _prefect._tag(SimpleNamespace(profile=ACTING, stages={"train": SimpleNamespace(beta=0.1)}))  # type: ignore[arg-type]
-    for text in (run_name(), *sent[0]):
+    run, settings = of_run(run_name(), ACTING, ACTING)
+    tag_run(settings, run_name())
+    for text in (run_name(), run.name, *run.tags):
         assert SECRET not in text and "\x1b" not in text
-    assert any(tag.startswith("profile:401 for ***") for tag in sent[0])
+    assert any(tag.startswith("profile:401 for ***") for tag in run.tags)
 
 
 class Lost:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from prefect.exceptions import ObjectNotFound
 
-from flows import _processes, _server, _watch
+from flows import _processes, _reports, _server, _watch
 from flows._processes import Service
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / ".prefect"
     home.mkdir()
     monkeypatch.setattr(_processes, "HOME", home)
-    monkeypatch.setattr(_server, "HOME", home)
+    for module in (_server, _reports):
+        monkeypatch.setattr(module, "HOME", home)
     for name in ("PREFECT_API_URL", "PREFECT_HOME", "DO_NOT_TRACK"):
         monkeypatch.setenv(name, "kept so that it is restored")
         monkeypatch.delenv(name)
@@ -115,13 +116,117 @@ def test_a_running_server_keeps_its_port(home: Path, monkeypatch: pytest.MonkeyP
 def test_a_server_that_is_started_here_listens_on_this_machine_alone(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[str] = []
-    monkeypatch.setattr(Service, "start", lambda self, arguments, **facts: started.extend(arguments))
+    started = starts(monkeypatch)
+    assert call(monkeypatch, "up", "--port", "4329") == 0
+    server = started["server"]
+    assert server[server.index("--host") + 1] == "127.0.0.1"
+    assert os.environ["PREFECT_API_URL"].startswith("http://127.0.0.1:")
+
+
+def starts(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """What is started from now on, by name, in place of starting it; every server answers."""
+    started: dict[str, list[str]] = {}
+    monkeypatch.setattr(Service, "start", lambda self, arguments, **_: started.update({self.name: arguments}))
     monkeypatch.setattr(_server, "answers", lambda: True)
     monkeypatch.setattr(_server, "close_unheard", lambda: None)
+    monkeypatch.setattr(_server, "_reports_listen", lambda: True)
+    return started
+
+
+def test_the_runs_reports_are_served_beside_the_server_on_the_next_port_that_is_free(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = starts(monkeypatch)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(_server, "_taken", lambda asked: asked == port)
+        assert call(monkeypatch, "up", "--port", str(port - 1)) == 0
+    assert list(started) == ["server", "reports", "worker"]
+    assert started["reports"] == ["--port", str(port + 1)]
+    assert f"http://127.0.0.1:{port + 1}/" in capsys.readouterr().out
+
+
+def test_the_reports_are_served_beside_the_worker_where_the_server_is_the_users_own(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = starts(monkeypatch)
+    monkeypatch.setattr(_server, "_taken", lambda port: False)
+    monkeypatch.setenv("PREFECT_API_URL", "http://10.0.0.1:4200/api")
+    assert call(monkeypatch, "up") == 0
+    assert started == {"reports": ["--port", "4201"], "worker": started["worker"]}
+
+
+def test_reports_that_no_port_is_left_for_keep_nothing_from_starting(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = starts(monkeypatch)
+    monkeypatch.setattr(_server, "_taken", lambda port: port != 4329)
+    remember(home, "server", pid=os.getpid(), created=psutil.Process().create_time(), port=4329)
+    assert call(monkeypatch, "up") == 0
+    assert list(started) == ["worker"]
+    assert "the runs' reports are not served" in capsys.readouterr().out
+
+
+def test_reports_that_are_served_already_keep_their_port(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = starts(monkeypatch)
+    remember(home, "reports", pid=os.getpid(), created=psutil.Process().create_time(), port=4333)
     assert call(monkeypatch, "up", "--port", "4329") == 0
-    assert started[started.index("--host") + 1] == "127.0.0.1"
-    assert os.environ["PREFECT_API_URL"].startswith("http://127.0.0.1:")
+    assert list(started) == ["server", "worker"]
+
+
+def test_reports_whose_port_somebody_else_was_faster_to_take_are_served_on_the_next(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks: list[int] = []
+
+    def taken(port: int) -> bool:
+        """Sees the other server from the second look on."""
+        looks.append(port)
+        return look(port) and len(looks) > 1
+
+    look = _server._taken
+    monkeypatch.setattr(_server, "_taken", taken)
+    with _reports.Server(0) as others:
+        theirs = others.server_address[1]
+        try:
+            _server._start_reports(theirs - 1)
+            ours = _processes.REPORTS.state()["port"]
+            assert httpx.get(f"http://127.0.0.1:{ours}/").status_code == 200, "it is said when it answers"
+        finally:
+            _processes.REPORTS.stop()
+    assert ours > theirs == looks[0]
+    assert capsys.readouterr().out == f"serving the runs' reports on http://127.0.0.1:{ours}/\n"
+
+
+def test_reports_that_cannot_be_served_say_their_last_words_and_keep_nothing_from_starting(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = Service("reports", "this")  # a module that prints and ends
+    monkeypatch.setattr(_server, "REPORTS", service)
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    _server._start_reports(port - 1)
+    told = capsys.readouterr().out
+    assert "are not served" in told and "Namespaces are one honking great idea" in told
+    assert "serving" not in told and service.log.read_text().count("Beautiful") == 1
+    assert not (home / "reports.json").exists(), "no link leads there"
+
+
+def test_reports_that_hang_are_not_waited_for_without_end(
+    home: Path, monkeypatch: pytest.MonkeyPatch, sleeper: subprocess.Popen[bytes]
+) -> None:
+    remember(home, "reports", pid=sleeper.pid, created=psutil.Process(sleeper.pid).create_time(), port=4333)
+    monkeypatch.setattr(_server, "REPORTS_SECONDS", 0.2)
+    assert not _server._reports_listen()
+
+
+def test_a_service_is_started_by_its_own_module_and_known_from_then_on(home: Path) -> None:
+    service = Service("reports", "this")  # a module that prints and ends
+    service.start(["--port", "1"], port=1)
+    state = json.loads((home / "reports.json").read_text())
+    psutil.Process(state["pid"]).wait(30)
+    assert state["port"] == 1
+    assert "Beautiful is better" in service.log.read_text()
 
 
 def test_the_runs_of_a_worker_are_those_whose_processes_it_started(home: Path) -> None:
@@ -206,7 +311,7 @@ def test_a_server_in_trouble_keeps_nothing_from_being_stopped(
 ) -> None:
     said = stop(Pool([], trouble), {uuid4()})
     assert f"could not be cancelled: {type(trouble).__name__}" in said
-    assert "worker: was not running" in said and "server: was not running" in said
+    assert all(f"{name}: was not running" in said for name in ("worker", "reports", "server"))
 
 
 @pytest.mark.parametrize("chosen", ["5", "nan", "soon"])
@@ -225,6 +330,20 @@ def test_an_impossible_silence_is_said_before_anything_is_deployed(
 def test_nothing_but_this_machine_reaches_a_running_server(clone: Any) -> None:
     listening = {each.laddr.ip for each in clone.service("server").net_connections() if each.status == "LISTEN"}
     assert listening == {"127.0.0.1"}
+
+
+@pytest.mark.slow
+def test_the_link_that_a_run_publishes_opens_its_report(clone: Any) -> None:
+    run = clone.start("default", "until=subsample")
+    assert clone.ends_as(run)[0] == "Completed"
+    with httpx.Client(base_url=f"http://127.0.0.1:{clone.port}/api") as client:
+        asked = {"artifacts": {"key": {"any_": ["dpo-report"]}}, "flow_runs": {"id": {"any_": [run]}}}
+        ((artifact),) = client.post("/artifacts/filter", json=asked).json()
+    link = str(artifact["data"]).partition("](")[2].rstrip(")")
+    page = httpx.get(link)
+    assert page.status_code == 200 and "subsample" in page.text
+    listed = httpx.get(link.partition("/runs/")[0])
+    assert link.partition("/runs/")[2] in listed.text
 
 
 @pytest.mark.slow

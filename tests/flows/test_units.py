@@ -58,13 +58,14 @@ def words(command: str) -> list[str]:
 def test_the_units_run_this_clone_whatever_its_folder_is_called(odd: Path) -> None:
     made = {name: parsed(text) for name, text in units("dpo", 4300).items()}
     server, worker = made["dpo-server.service"]["Service"], made["dpo-worker.service"]["Service"]
-    for service in (server, worker):
+    for service in (server, worker, made["dpo-reports.service"]["Service"]):
         assert service["WorkingDirectory"].replace("%%", "%") == str(odd)
         assert service["ExecStart"].startswith(":/"), "a $ in a path would be a variable"
     run = [str(odd / ".venv" / "bin" / "python"), "-m", "flows._units"]
     assert words(server["ExecStart"])[1:] == [*run, "run-server", "--port", "4300"]
     assert words(worker["ExecStart"])[1:] == [*run, "run-worker", "--port", "4300"]
     assert words(worker["ExecStop"])[1:] == [*run, "stop-worker"]
+    assert words(made["dpo-reports.service"]["Service"]["ExecStart"])[1:] == [*run, "run-reports", "--port", "4300"]
 
 
 @given(st.text(st.characters(exclude_categories=["C", "Zl", "Zp", "Zs"]), min_size=1))
@@ -85,11 +86,12 @@ def test_the_worker_comes_after_the_server_and_has_time_to_stop_its_runs_before_
     )
 
 
-def test_where_the_server_is_the_users_own_there_is_a_unit_for_the_worker_alone(odd: Path) -> None:
-    (made,) = units("dpo", 4200, server="http://10.0.0.1:4200/api?x=50%").items()
-    assert made[0] == "dpo-worker.service"
-    assert 'Environment="PREFECT_API_URL=http://10.0.0.1:4200/api?x=50%%"' in made[1]
-    assert "dpo-server" not in made[1] and "--port" not in made[1]
+def test_where_the_server_is_the_users_own_there_is_no_unit_for_one(odd: Path) -> None:
+    made = units("dpo", 4200, server="http://10.0.0.1:4200/api?x=50%")
+    assert set(made) == {"dpo-worker.service", "dpo-reports.service"}
+    worker = made["dpo-worker.service"]
+    assert 'Environment="PREFECT_API_URL=http://10.0.0.1:4200/api?x=50%%"' in worker
+    assert "dpo-server" not in worker and "--port" not in worker
 
 
 def test_a_password_is_not_written_into_a_unit(odd: Path) -> None:
@@ -118,7 +120,8 @@ def test_writing_them_says_what_to_type_and_does_nothing_else(
     folder = Path(os.environ["XDG_CONFIG_HOME"]) / "systemd" / "user"
     assert {path.name: path.read_text() for path in folder.iterdir()} == dict(units("dpo", 4200))
     told = capsys.readouterr().out
-    for command in ("daemon-reload", "enable --now dpo-server.service dpo-worker.service", "loginctl enable-linger"):
+    enabled = "enable --now dpo-server.service dpo-worker.service dpo-reports.service"
+    for command in ("daemon-reload", enabled, "loginctl enable-linger"):
         assert command in told
     assert call(monkeypatch, "write", "--port", "4300") == 0, "its own units are brought up to date"
     assert "4300" in (folder / "dpo-server.service").read_text()
@@ -140,7 +143,7 @@ def test_units_of_another_clone_are_left_alone(odd: Path, monkeypatch: pytest.Mo
     with pytest.raises(UnitError, match=r"not of this clone(.|\n)*NAME="):
         write(units("dpo", 4300))
     assert [path.read_text() for path in paths] == before
-    assert len(write(units("dpo2", 4300))) == 2
+    assert len(write(units("dpo2", 4300))) == 3
 
 
 @pytest.mark.parametrize("name", ["", "a b/../c", "../a", ".a", "-a", "a@b", "a%b", "a\n", "é", "x" * 101])
@@ -178,6 +181,19 @@ def test_what_systemd_starts_is_known_like_what_is_started_here(odd: Path, monke
     }
     with pytest.raises(ServerError, match="running already"):
         _units.run_server(4321)
+
+
+def test_the_reports_are_served_on_the_first_free_port_behind_the_servers(
+    odd: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    became: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda path, arguments: became.append(arguments))
+    monkeypatch.setattr(_server, "_taken", lambda port: port == 4322)
+    _units.run_reports(4321)
+    assert became == [[sys.executable, "-m", "flows._reports", "--port", "4323"]]
+    assert Service("reports").state()["port"] == 4323
+    with pytest.raises(ServerError, match="served already"):
+        _units.run_reports(4321)
 
 
 def test_the_worker_waits_for_the_server_and_makes_its_pool(odd: Path, monkeypatch: pytest.MonkeyPatch) -> None:

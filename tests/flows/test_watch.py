@@ -15,7 +15,8 @@ from rich.console import Console
 from engine.runs import REPORT, RunRecord
 from engine.stage import Decision
 from flows import _watch
-from flows._watch import cancel, run_deployment
+from flows._progress import bars
+from flows._watch import Watch, cancel, run_deployment
 
 SECRET = "s3cr3t-value-of-mine"
 ACTING = f"401 for {SECRET} \x1b]0;owned\x07\u202e [red]row[/red]"
@@ -171,4 +172,21 @@ def test_a_run_whose_model_the_gate_kept_out_is_well_and_shows_its_table_and_its
     assert follow(monkeypatch, Server(Running(), ending)) == 0
     told = capsys.readouterr().out
     assert "run 20260102-030405-mine" in told and "1 min 01 s" in told
-    assert f"report  {report}" in told
+    shown = report.with_suffix(".html")
+    assert f"report: {shown if shown.is_file() else report}" in told
+
+
+def test_progress_is_shown_as_the_stage_tells_it_and_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "step 20 of 100 · loss 0.6123\x1b[2J · margin 1.5 · 76,799 tokens/s · 40 s left"
+    stage = SimpleNamespace(id=uuid4(), name="train", state=Running(), start_time=None)
+    server = Server(Running())
+    server.stages = [stage]
+    shown = [SimpleNamespace(task_run_id=stage.id, data=20.0, description=text)]
+    monkeypatch.setattr(server, "read_artifacts", lambda **_: shown)
+    for width, expected in ((80, "loss 0.6123·[2J · margin"), (140, "step 20 of 100 · loss")):
+        console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+        live = bars(console)
+        Watch(server, uuid4(), live)._show_stages()  # type: ignore[arg-type]
+        console.print(live.get_renderable())
+        [line] = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        assert expected in line and "20%" in line and "40 s left" in line
