@@ -23,6 +23,7 @@ CONTENT = (
     "tasks.", "engine.preferences.", "engine.dpo.", "engine.models.", "engine.training.", "engine.training_config",
     "engine.scoring_plan", "engine.answering", "engine.evaluation.", "engine.judging", "engine.judge_model",
     "engine.monitoring", "engine.policies", "engine.promotion.", "engine.prompts", "engine.sources",
+    "engine.reports.markdown", "engine.reports.measures",  # the adapter's card is written in their words
 )  # fmt: skip
 
 
