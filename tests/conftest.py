@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+from hypothesis import settings
 from pydantic import Field
 
 import engine.config
@@ -13,6 +14,9 @@ from engine.config import Located, Settings, Strict, load
 from engine.pipeline import Pipeline, Selection
 from engine.sources import ModelSource
 from engine.stage import Context, Listener, Stage
+
+settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's doing
+settings.load_profile("untimed")
 
 SHARED: dict[str, type[Strict]] = {"model": ModelSource}
 
@@ -123,7 +127,7 @@ def _stages(toy: Toy) -> list[Stage[Any]]:
     return [
         Stage("download", Download, 1, download, sources=_files, keeps="data"),
         Stage("tokenize", Tokenize, 1, tokenize, ("download",), sources=_tokenizer),
-        Stage("sft", Sft, 1, sft, ("tokenize",), skip=lambda c: "a policy is given" if c.model.policy else None),
+        Stage("sft", Sft, 1, sft, ("tokenize",), skip=lambda c, _: "a policy is given" if c.model.policy else None),
         Stage("train", Train, 1, train, ("tokenize", "sft"), resumes=lambda work: (work / "out.txt").is_file()),
         Stage("evaluate", Evaluate, 1, evaluate, ("train",)),
     ]

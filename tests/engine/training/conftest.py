@@ -2,7 +2,9 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ import torch
 from accelerate import Accelerator
 from peft import PeftModel
 
-from engine.dpo.losses import Sft, Sigmoid, WeightedSum
+from engine.dpo.losses import WeightedSum
+from engine.dpo.margin_losses import Sigmoid
+from engine.dpo.reference_free import Sft
 from engine.models.forward import Forward
 from engine.models.lora import Lora, add_lora, trainable_parameters
 from engine.models.passes import Passes
@@ -95,7 +99,7 @@ def make_objective(make_llama, make_pairs) -> Callable[..., tuple[PeftModel, Pre
         ref = torch.tensor([[score.chosen_logps, score.rejected_logps] for score in scores], dtype=torch.float64)
         model = add_lora(policy, Lora(4, 8.0, dropout, "all-linear"), seed=0, base_name="policy")
         loss = WeightedSum([(1.0, Sigmoid(0.1)), (1.0, Sft())])
-        return model.train(), PreferenceObjective(pairs, ref, loss, 0.1, passes)
+        return model.train(), PreferenceObjective(pairs, ref, loss, 0.1, passes, whole_ref=ref)
 
     return make
 
@@ -148,3 +152,17 @@ def attempt(told) -> Callable[..., None]:
 def warned(caplog) -> Callable[[], list[str]]:
     """What was said of trackers."""
     return lambda: [record.getMessage() for record in caplog.records if record.name == "dpo"]
+
+
+@pytest.fixture
+def untraced() -> Iterator[None]:
+    """Nothing is traced, by coverage neither, however often that was begun in this process.
+
+    A traced Python 3.11 runs RESUME again and again while an exception waits for another thread.
+    """
+    here, threads = sys.gettrace(), threading.gettrace()
+    sys.settrace(None)
+    threading.settrace(None)
+    yield
+    threading.settrace(threads)
+    sys.settrace(here)

@@ -255,7 +255,7 @@ class TestWandb:
         attempt("wandb", last=1)
         assert heard.heard[0].get("mode") == mode
 
-    @pytest.mark.no_cover  # as in test_trackers.py: a traced Python 3.11 waits for the other thread
+    @pytest.mark.usefixtures("untraced")
     def test_an_upload_that_does_not_end_is_left_behind(self, library, monkeypatch, attempt, warned):
         module = library("wandb")
         hangs, given = threading.Event(), module.init

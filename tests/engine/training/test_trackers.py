@@ -240,8 +240,7 @@ def test_a_tracker_that_is_slow_at_each_step_is_told_no_more_of_them_once_that_h
     assert len(warned()) == 1
 
 
-# A traced Python 3.11, as for coverage, runs RESUME again and again while an exception waits for another thread.
-@pytest.mark.no_cover
+@pytest.mark.usefixtures("untraced")
 def test_a_stop_waits_only_so_long_for_what_a_tracker_is_told(fakes, attempt, monkeypatch, warned, short):
     fakes(mlflow="")
     monkeypatch.setattr(Fake, "finish", lambda self: time.sleep(3))
