@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from engine.dpo.losses import PairLogps
+from engine.dpo.reference_free import mean_logps
 
 
 @dataclass(frozen=True)
 class Rewards:
-    """Implicit rewards of B pairs, each (B,) float64, in nats times β (Rafailov et al. 2023, section 4)."""
+    """Rewards of B pairs, each (B,) float64, in nats times β."""
 
     chosen: Tensor
     rejected: Tensor
@@ -27,35 +28,42 @@ class Rewards:
         return (self.margins > 0).double() + 0.5 * (self.margins == 0).double()
 
 
-def rewards(logps: PairLogps, beta: float) -> Rewards:
-    """β times the logratios, without gradient."""
-    return Rewards(beta * logps.chosen_logratio.detach(), beta * logps.rejected_logratio.detach())
+def rewards(logps: PairLogps, beta: float, *, reference_free: bool = False) -> Rewards:
+    """What the loss makes of each response, without gradient.
+
+    β times the logratio (Rafailov et al. 2023, section 4); without a reference β times the policy's log-probability a
+    scored token (Meng et al. 2024, SimPO, eq. 4).
+    """
+    chosen, rejected = mean_logps(logps) if reference_free else (logps.chosen_logratio, logps.rejected_logratio)
+    return Rewards(beta * chosen.detach(), beta * rejected.detach())
 
 
-def summed_metrics(logps: PairLogps, beta: float) -> dict[str, float]:
-    """Sums over the pairs of what is reported as a mean over pairs; divide by the number of pairs at the end."""
-    earned = rewards(logps, beta)
+def summed_metrics(logps: PairLogps, beta: float, *, reference_free: bool = False) -> dict[str, float]:
+    """Sums over the pairs of what is reported as a mean over pairs; divide by the number of pairs at the end.
+
+    Rewards are of what the loss is taken of, logps are plain sums: under LD-DPO these are two things.
+    """
+    earned = rewards(logps, beta, reference_free=reference_free)
     columns = {
         "rewards/chosen": earned.chosen,
         "rewards/rejected": earned.rejected,
         "rewards/accuracies": earned.accuracies,
         "rewards/margins": earned.margins,
-        "logps/chosen": logps.policy_chosen.detach(),
-        "logps/rejected": logps.policy_rejected.detach(),
+        "logps/chosen": logps.plain_chosen.detach(),
+        "logps/rejected": logps.plain_rejected.detach(),
     }
     return _sums(columns)
 
 
-def summed_log_ratios_per_token(logps: PairLogps, tokens: Tensor) -> dict[str, float]:
+def summed_log_ratios_per_token(logps: PairLogps) -> dict[str, float]:
     """Sums over B pairs of the log-ratios a scored token, in nats; unlike rewards they compare across β and length.
 
-    Args:
-        tokens: (B, 2) on any device, scored tokens of the chosen and the rejected responses, at least one each.
+    They are of plain sums, so that no token goes unseen, whatever it weighs in the loss.
     """
-    counts = tokens.to(logps.ref_chosen)
+    chosen, rejected = logps.plain_chosen - logps.plain_ref_chosen, logps.plain_rejected - logps.plain_ref_rejected
     columns = {
-        "log_ratio_per_token/chosen": logps.chosen_logratio.detach() / counts[:, 0],
-        "log_ratio_per_token/rejected": logps.rejected_logratio.detach() / counts[:, 1],
+        "log_ratio_per_token/chosen": chosen.detach() / logps.chosen_tokens,
+        "log_ratio_per_token/rejected": rejected.detach() / logps.rejected_tokens,
     }
     return _sums(columns)
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.dpo import head as heads
-from engine.dpo.head import Head, target_logps
+from engine.dpo.head import Head, target_logps, target_logps_and_squares
 
 WIDE, VOCABULARY = 12, 40
 
@@ -23,13 +23,17 @@ def made(tokens, seed=0, scale=1.0, softcap=None, bias=False, dtype=torch.float3
     return hidden, Head(weight, offset, scale, softcap), torch.randint(VOCABULARY, (tokens,))
 
 
-def plainly(hidden, head, targets):
+def all_logps(hidden, head):
     """The definition, through all logits, in float64."""
     logits = hidden.double() @ head.weight.double().t()
     logits = logits if head.bias is None else logits + head.bias.double()
     logits = logits * head.scale
     logits = logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
-    return logits.log_softmax(1).gather(1, targets[:, None]).squeeze(1)
+    return logits.log_softmax(1)
+
+
+def plainly(hidden, head, targets):
+    return all_logps(hidden, head).gather(1, targets[:, None]).squeeze(1)
 
 
 def gradients(way, hidden, head, targets, trained):
@@ -128,7 +132,7 @@ def test_nothing_as_large_as_tokens_times_vocabulary_outlives_the_forward_pass(t
 def test_logits_are_there_for_a_chunk_of_tokens_at_a_time(monkeypatch):
     seen, normalize = [], heads._normalize
     monkeypatch.setattr(
-        heads, "_normalize", lambda logits, targets: seen.append(len(logits)) or normalize(logits, targets)
+        heads, "_normalize", lambda logits, *rest, **more: seen.append(len(logits)) or normalize(logits, *rest, **more)
     )
     target_logps(*made(130))
     assert seen == [64, 64, 2]
@@ -147,3 +151,51 @@ def test_logits_are_scaled_first_and_capped_then(scale, softcap):
     raw = torch.tensor([[-8.0, 0.0, 4.0]])
     expected = raw * scale if softcap is None else softcap * torch.tanh(raw * scale / softcap)
     assert Head(torch.empty(0), None, scale, softcap).capped(raw).equal(expected)
+
+
+def parted(hidden, head, targets):
+    """The logps of `target_logps_and_squares`; the squares must have no gradient."""
+    logps, squares = target_logps_and_squares(hidden, head, targets)
+    assert logps.requires_grad and not squares.requires_grad
+    return logps
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["frozen", "trained"])
+@settings(max_examples=30, deadline=None)
+@given(
+    tokens=st.sampled_from([0, 1, 64, 130]),
+    seed=st.integers(0, 99),
+    scale=st.sampled_from([0.01, 1.0, 3.0]),
+    softcap=st.sampled_from([None, 2.0, 30.0]),
+    bias=st.booleans(),
+)
+def test_whoever_asks_gets_the_sum_of_squares_too_and_the_same_logps_and_gradients(
+    trained, tokens, seed, scale, softcap, bias
+):
+    hidden, head, targets = made(tokens, seed, scale, softcap, bias)
+    _, squares = target_logps_and_squares(hidden, head, targets)
+    exact = (2 * all_logps(hidden, head)).logsumexp(1)
+    assert squares.dtype == torch.float32
+    torch.testing.assert_close(squares.double(), exact, rtol=1e-5, atol=1e-5)
+    logps, found = gradients(parted, hidden, head, targets, trained)
+    alone, expected = gradients(target_logps, hidden, head, targets, trained)
+    assert logps.equal(alone)
+    assert all(ours.equal(theirs) for ours, theirs in zip(found, expected, strict=True))
+
+
+def test_the_squares_of_half_precision_are_taken_in_float32():
+    hidden, head, targets = made(70, dtype=torch.float16)
+    _, squares = target_logps_and_squares(hidden * 10, Head(head.weight * 10), targets)
+    assert squares.dtype == torch.float32
+    assert float(squares.max()) <= 0
+    exact = (2 * (hidden * 10 @ (head.weight * 10).t()).double().log_softmax(1)).logsumexp(1)
+    torch.testing.assert_close(squares.double(), exact, rtol=0, atol=1e-5)
+
+
+def test_nobody_pays_for_squares_that_he_did_not_ask_for(monkeypatch):
+    taken, norm = [], torch.linalg.vector_norm
+    monkeypatch.setattr(torch.linalg, "vector_norm", lambda *given, **more: taken.append(1) or norm(*given, **more))
+    target_logps(*made(130))
+    assert not taken
+    target_logps_and_squares(*made(130))
+    assert len(taken) == 3

@@ -2,8 +2,10 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from engine.dpo.logps import token_logps
+from engine.dpo.logps import ld_weights, log_sum_squares, token_logps
 
 # P P BOS r1 r2 EOS PAD: response and EOS are scored, the prompt, BOS and padding never.
 IDS = torch.tensor([[5, 6, 1, 3, 4, 2, 0]])
@@ -50,3 +52,22 @@ def test_a_row_without_scored_tokens_scores_zero():
     logits = torch.randn(1, 7, 8, requires_grad=True)
     scored = token_logps(logits, IDS, torch.zeros_like(MASK))
     assert scored.tolist() == [[0.0] * 6]
+
+
+def test_the_sum_of_squares_is_how_likely_two_draws_are_to_be_the_same():
+    probabilities = torch.tensor([[0.5, 0.25, 0.25], [1 / 3, 1 / 3, 1 / 3]])
+    expected = [math.log(0.25 + 0.0625 + 0.0625), math.log(1 / 3)]
+    assert log_sum_squares(probabilities.log()).tolist() == pytest.approx(expected, abs=1e-6)
+    certain = torch.tensor([[1000.0, 0.0, -1000.0]], dtype=torch.bfloat16, requires_grad=True)
+    found = log_sum_squares(certain)
+    assert (found.tolist(), found.dtype, found.requires_grad) == ([0.0], torch.float32, False)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=6), st.floats(0, 1))
+def test_a_token_beyond_the_shorter_sides_length_counts_alpha(lengths, alpha):
+    weights = ld_weights([length for pair in lengths for length in pair], alpha).tolist()
+    expected = []
+    for chosen, rejected in lengths:
+        for length in (chosen, rejected):
+            expected += [1.0 if place < min(chosen, rejected) else alpha for place in range(length)]
+    assert weights == expected
