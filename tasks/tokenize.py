@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from engine.config import Strict
 from engine.errors import ModelError
 from engine.fingerprint import digest
 from engine.pace import Course
 from engine.policies import place_of
+from engine.preferences.chat_templates import adopt, checked_name, control_tokens, is_jinja, source
 from engine.preferences.drift import Tally
 from engine.preferences.ledger import Ledger, check_budget
 from engine.preferences.schema import PAIRS, TOKENS, read_batches, read_rows, writer
@@ -37,7 +38,10 @@ class Config(Strict):
     """How pairs are written and how long they may be."""
 
     model: ModelSource = ModelSource()
-    template: Literal["seed", "plain", "chat"] = "plain"
+    template: str = Field(
+        default="plain",
+        description="seed, plain, chat (the tokenizer's own), a named chat template, or the path of a .jinja file",
+    )
     max_length: int = Field(default=256, ge=8, description="ids of prompt and response together")
     max_prompt_length: int = Field(default=0, ge=0, description="ids of the prompt; 0: half of max_length")
     vocab_size: Annotated[int, Field(ge=300, le=200_000)] | Literal["auto"] = Field(
@@ -45,13 +49,24 @@ class Config(Strict):
     )
     refused_share: float = Field(default=0.05, ge=0, le=1, description="dropped pairs that are borne")
 
+    @field_validator("template")
+    @classmethod
+    def _is_a_template(cls, name: str) -> str:
+        return checked_name(name)
+
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
         if self.max_prompt_length > self.max_length:
             raise ValueError(f"max_prompt_length ({self.max_prompt_length}) at most max_length ({self.max_length})")
         if self.template == "chat" and not self.model.name:
-            raise ValueError('a model for template = "chat": a tokenizer trained here has no chat template')
+            raise ValueError(
+                'a model for template = "chat": a tokenizer trained here has no chat template; or name one, as "chatml"'
+            )
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """Every field; of a chat template in Jinja, not what it is called: its text is among the stage's sources."""
+        return super().identity() | ({"template": "jinja"} if is_jinja(self.template) else {})
 
     @property
     def prompt_limit(self) -> int:
@@ -63,7 +78,7 @@ def run(ctx: Context[Config]) -> None:
     """Writes pairs.parquet (TOKENS), ledger.parquet and tokenizer/.
 
     Raises:
-        ConfigError: the template does not fit the tokenizer or the limits.
+        ConfigError: the template cannot be read, or does not fit the tokenizer or the limits.
         ModelError: the tokenizer cannot be loaded, or is another one after it was saved.
         DataError: more pairs were dropped than `refused_share` allows.
     """
@@ -71,14 +86,15 @@ def run(ctx: Context[Config]) -> None:
 
     pairs = ctx.inputs["download"].file("pairs.parquet")
     tokenizer = _tokenizer(ctx, pairs)
-    form = template(ctx.config.template, tokenizer)
+    name = "chat" if is_jinja(ctx.config.template) else ctx.config.template  # the tokenizer's own by now
+    form = template(name, tokenizer)
     form.check_room(ctx.config.prompt_limit)
     with Ledger(ctx.work / "ledger.parquet") as ledger:
         totals = _tokenize(ctx, pairs, form, ledger)
     dropped, share = totals.read - totals.pairs, ctx.config.refused_share
     check_budget(dropped, totals.read, share, _drops(ledger), ctx.stage, ledger.path)
     limits = {"max_length": ctx.config.max_length, "max_prompt_length": ctx.config.prompt_limit}
-    ctx.hand_down(template=ctx.config.template, **limits)
+    ctx.hand_down(template=name, **limits)
     _record(ctx, totals, ledger, vocab_size=len(tokenizer))
 
 
@@ -173,7 +189,7 @@ def _record(ctx: Context[Config], totals: _Totals, ledger: Ledger, vocab_size: i
 
 
 def _tokenizer(ctx: Context[Config], pairs: Path) -> "PreTrainedTokenizerBase":
-    """Puts the tokenizer into the artifact, and returns it as the stages below will read it from there."""
+    """Puts the tokenizer with its chat template into the artifact, and returns it as the stages below will read it."""
     from engine.models.loading import load_tokenizer
 
     config, folder = ctx.config, ctx.work / "tokenizer"
@@ -182,6 +198,7 @@ def _tokenizer(ctx: Context[Config], pairs: Path) -> "PreTrainedTokenizerBase":
         original = load_tokenizer(place.name, revision=place.revision, allow_code=place.allow_code)
     else:
         original = _trained(config, pairs)
+    adopt(config.template, original)
     _save(original, folder)
     saved = load_tokenizer(str(folder), allow_code=config.model.own_code_allowed)
     if _identity(saved) != _identity(original):
@@ -219,20 +236,22 @@ def _trained(config: Config, pairs: Path) -> "PreTrainedTokenizerBase":
 
     characters = sum(len(text) for text in _texts(config, pairs))
     size = auto_vocab_size(characters) if config.vocab_size == "auto" else config.vocab_size
-    return train_bpe(evenly(_texts(config, pairs), characters), size)
+    return train_bpe(evenly(_texts(config, pairs), characters), size, control_tokens(config.template))
 
 
 def _texts(config: Config, pairs: Path) -> Iterator[str]:
-    """A pair a text: its prompt as the template writes it, and both responses."""
-    from engine.preferences.templates import TRANSCRIPTS
+    """A pair a text: its prompt as the template writes it, or as `plain` does for Jinja, and both responses."""
+    from engine.preferences.templates import TRANSCRIPTS, plain_transcript
 
-    transcript = TRANSCRIPTS[config.template]
+    transcript = TRANSCRIPTS.get(config.template, plain_transcript)
     for rows in read_rows(pairs, PAIRS, ["prompt", "chosen", "rejected"]):
         yield from (f"{transcript(row['prompt'])}{row['chosen']}\n{row['rejected']}\n" for row in rows)
 
 
 def _sources(config: Config, sources: Sources) -> Mapping[str, Any]:
-    return {"tokenizer": sources.tokenizer(config.model.name, config.model.revision)} if config.model.name else {}
+    model, named = config.model, is_jinja(config.template)
+    jinja = {"template": digest(source(config.template))} if named else {}
+    return jinja | ({"tokenizer": sources.tokenizer(model.name, model.revision)} if model.name else {})
 
 
-STAGE = Stage(name="tokenize", config=Config, version=1, run=run, inputs=("download",), sources=_sources)
+STAGE = Stage(name="tokenize", config=Config, version=2, run=run, inputs=("download",), sources=_sources)

@@ -6,9 +6,11 @@
 | `plain` | BOS `User:\\n{query}\\nAssistant:\\n` | response EOS |
 | `chat` | the tokenizer's own chat template with its generation prompt | response and the template's end of turn |
 
+Any other is a chat template in Jinja, named or of a file, which becomes the tokenizer's own: see `chat_templates`.
+
 Prompt and response are tokenized apart and joined, so that the prompt ids are the ones a model is given when it has to
-answer, and the same on both sides of a pair. There is one BOS where the tokenizer has one, and one EOS at the end of
-a whole response; text that merely spells a special token is tokenized as text.
+answer, and the same on both sides of a pair. There is one BOS where the tokenizer has one, and one EOS or end of turn
+at the end of a whole response; text that merely spells a special token is tokenized as text.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +19,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigError, DataError
+from engine.preferences.chat_frames import Messages as Messages
+from engine.preferences.chat_frames import frame_of
+from engine.preferences.chat_templates import adopt, checked_name
+from engine.preferences.text_ids import ids_going_on, ids_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Messages = Sequence[Mapping[str, str]]
 
 # Contents that end in all the ways a tokenizer may join with what follows: what stays the same after each is the frame.
 _PROBES = ("", "a", "7.", "a 7", "好。", "?\n")
@@ -37,6 +41,9 @@ class Template:
         lead_ids: ids that every prompt begins with, the BOS of most templates.
         tail_ids: ids that every prompt ends with, after its text.
         end_ids: ids that close a whole response; the last of them stops a generation.
+        opening_ids: ids that a chat template puts between the prompt's header and an answer; they are of the response.
+        opening: white space that it puts before an answer; None where no chat template writes it.
+        apart: whether an answer is tokenized as a text of its own, and not as one that goes on from the prompt.
     """
 
     name: str
@@ -46,6 +53,9 @@ class Template:
     lead_ids: tuple[int, ...]
     tail_ids: tuple[int, ...]
     end_ids: tuple[int, ...]
+    opening_ids: tuple[int, ...] = ()
+    opening: str | None = None
+    apart: bool = True
 
     def render_prompt(self, messages: Messages) -> str:
         """The prompt as text for people, and for `encode_prompts`.
@@ -63,12 +73,24 @@ class Template:
 
     def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of prompts that `render_prompt` wrote."""
-        encoded = _encode(self.tokenizer, texts, self.literal)
+        encoded = ids_of(self.tokenizer, texts, literal=self.literal)
         return [[*self.lead_ids, *_after(self.lead_ids, ids), *self.tail_ids] for ids in encoded]
 
     def response_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of responses as they stand, white space included, without `end_ids`."""
-        return _encode(self.tokenizer, texts, literal=True)
+        """The ids of responses as they stand, white space included, without `end_ids`.
+
+        What a chat template puts before an answer is there, so that prompt, response and end are what it writes of the
+        whole conversation.
+        """
+        opened = [f"{self.opening or ''}{text}" for text in texts]
+        encoded = (ids_of if self.apart else ids_going_on)(self.tokenizer, opened, literal=True)
+        return [[*self.opening_ids, *ids] for ids in encoded]
+
+    def answer_text(self, ids: Sequence[int]) -> str:
+        """What a model answered with these ids, without special tokens and what the template puts before an answer."""
+        opened = len(self.opening_ids) if tuple(ids[: len(self.opening_ids)]) == self.opening_ids else 0
+        text = str(self.tokenizer.decode(list(ids[opened:]), skip_special_tokens=True))
+        return text.removeprefix(self.opening or "")
 
     @cached_property
     def header_ids(self) -> tuple[int, ...]:
@@ -100,21 +122,29 @@ class Template:
         return [*self.lead_ids, *ids[len(ids) - max_prompt_length + len(self.lead_ids) :]]
 
 
-def template(name: str, tokenizer: "PreTrainedTokenizerBase") -> Template:
-    """The template of that name for a tokenizer.
+def template(name: str, tokenizer: "PreTrainedTokenizerBase", *, sealed: bool = False) -> Template:
+    """The template of that name for a tokenizer; one in Jinja becomes the tokenizer's own chat template.
+
+    Args:
+        sealed: whether a model was trained with it; see `frame_of`.
 
     Raises:
         ConfigError: there is no such template, or the tokenizer lacks a special token or chat template it needs.
     """
-    if name not in _TEMPLATES:
-        raise ConfigError(f"there is no template `{name}`", expected=f"one of {', '.join(_TEMPLATES)}")
-    return _TEMPLATES[name](tokenizer)
+    try:
+        checked_name(name)
+    except ValueError as error:
+        raise ConfigError(f"there is no template `{name}`", expected=str(error)) from None
+    if name in _OWN:
+        return _OWN[name](tokenizer)
+    adopt(name, tokenizer)
+    return _chat(tokenizer, sealed)
 
 
 def seed_transcript(messages: Messages) -> str:
     """`指令:{query}\\n输出:`; earlier turns stand before it in the same form, a system message on a line of its own."""
-    forms = {"user": "指令:{}\n输出:", "assistant": "{}\n", "system": "{}\n"}
-    return "".join(forms[message["role"]].replace("{}", message["content"]) for message in messages)
+    forms = {"user": "指令:{}\n输出:"}
+    return "".join(forms.get(message["role"], "{}\n").replace("{}", message["content"]) for message in messages)
 
 
 def plain_transcript(messages: Messages) -> str:
@@ -136,64 +166,23 @@ def _plain(tokenizer: "PreTrainedTokenizerBase") -> Template:
     return Template("plain", tokenizer, plain_transcript, True, lead, (), (_special(tokenizer, "eos", "plain"),))
 
 
-def _chat(tokenizer: "PreTrainedTokenizerBase") -> Template:
-    if not tokenizer.chat_template:
-        raise ConfigError(
-            "this tokenizer has no chat template",
-            where=str(tokenizer.name_or_path),
-            fix='set tokenize.template = "plain", or name the instruction-tuned model',
-        )
-    special = tuple(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-
-    def transcript(messages: Messages) -> str:
-        return _chat_text(tokenizer, messages, special, generation_prompt=True)
-
-    turns = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": probe}] for probe in _PROBES]
-    try:
-        first = _encode(tokenizer, [transcript(turns[0][:1])], literal=False)[0]
-        whole = [_chat_text(tokenizer, turn, special, generation_prompt=False) for turn in turns]
-    except DataError as error:
-        raise ConfigError(
-            "the tokenizer's chat template cannot write a question and its answer", found=str(error)
-        ) from None
-    end = _end_of_turn(tokenizer, _common_end(_encode(tokenizer, whole, literal=False)))
-    bos = tokenizer.bos_token_id
-    # A BOS in the middle only is the template's own business; else there is one, at the beginning.
-    lead = () if bos is None or (bos in first and first[0] != bos) else (int(bos),)
-    return Template("chat", tokenizer, transcript, False, lead, (), end)
+def _chat(tokenizer: "PreTrainedTokenizerBase", sealed: bool) -> Template:
+    frame = frame_of(tokenizer, sealed=sealed)
+    return Template(
+        "chat",
+        tokenizer,
+        frame.transcript,
+        False,
+        frame.lead_ids,
+        (),
+        frame.end_ids,
+        opening_ids=frame.opening_ids,
+        opening=frame.opening,
+        apart=frame.apart,
+    )
 
 
-_TEMPLATES: Mapping[str, Callable[["PreTrainedTokenizerBase"], Template]] = {
-    "seed": _seed,
-    "plain": _plain,
-    "chat": _chat,
-}
-
-
-def _chat_text(tokenizer: Any, messages: Messages, special: Sequence[str], *, generation_prompt: bool) -> str:
-    from jinja2.exceptions import TemplateError
-
-    spelled = [token for token in special if any(token in message["content"] for message in messages)]
-    if spelled:
-        # The template's text is parsed for special tokens, so this one would end or begin a turn.
-        raise DataError(f"a message spells the special token {spelled[0]}")
-    turns = [dict(message) for message in messages]
-    try:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation_prompt))
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
-        raise DataError("the chat template refuses these messages", found=str(error)) from None
-
-
-def _end_of_turn(tokenizer: Any, after: Sequence[int]) -> tuple[int, ...]:
-    """What closes a response: of the ids after an answer, those up to its EOS, or else to the first special token.
-
-    A template that writes neither is closed by EOS.
-    """
-    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    closing = {tokenizer.eos_token_id} & set(after) or special & set(after)
-    if not closing:
-        return (_special(tokenizer, "eos", "chat"),)
-    return tuple(after[: next(at for at, index in enumerate(after) if index in closing) + 1])
+_OWN: Mapping[str, Callable[["PreTrainedTokenizerBase"], Template]] = {"seed": _seed, "plain": _plain}
 
 
 def _special(tokenizer: Any, which: str, name: str) -> int:
@@ -206,43 +195,6 @@ def _special(tokenizer: Any, which: str, name: str) -> int:
             fix=f"set {which}_token in its tokenizer_config.json",
         )
     return int(index)
-
-
-def _encode(tokenizer: Any, texts: Sequence[str], literal: bool) -> list[list[int]]:
-    if not texts:
-        return []
-    encoded = (_backend_ids if _is_plain(tokenizer) else _own_ids)(tokenizer, list(texts), literal)
-    if not literal:
-        return encoded
-    # A vocabulary of whole words gives BOS and EOS to text that spells them, whatever it is asked.
-    frame = {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None, tokenizer.unk_token_id}
-    return [ids if frame.isdisjoint(ids) else [index for index in ids if index not in frame] for ids in encoded]
-
-
-def _is_plain(tokenizer: Any) -> bool:
-    """Whether its class adds nothing of its own to what the backend encodes."""
-    from transformers import PreTrainedTokenizerFast
-
-    steps = ("__call__", "_encode_plus")
-    return isinstance(tokenizer, PreTrainedTokenizerFast) and all(
-        getattr(type(tokenizer), step, None) is getattr(PreTrainedTokenizerFast, step, "moved") for step in steps
-    )
-
-
-def _backend_ids(tokenizer: Any, texts: list[str], literal: bool) -> list[list[int]]:
-    """As `_own_ids`, in three quarters of the time: no offsets, masks or tokens are gathered."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    backend.encode_special_tokens = literal
-    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
-
-
-def _own_ids(tokenizer: Any, texts: list[str], literal: bool) -> list[list[int]]:
-    encoded: list[list[int]] = tokenizer(
-        texts, add_special_tokens=False, split_special_tokens=literal, return_attention_mask=False, verbose=False
-    )["input_ids"]
-    return encoded
 
 
 def _after(lead_ids: Sequence[int], ids: list[int]) -> list[int]:

@@ -8,11 +8,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
+from transformers.utils import chat_template_utils
 
 from engine.config import Runtime
 from engine.errors import ConfigError, DataError, ModelError
-from engine.models.loading import load_tokenizer
+from engine.models.loading import load_tokenizer, new_model
+from engine.preferences.chat_templates import source
 from engine.preferences.drift import LENGTHS
+from engine.preferences.pairs import load_pairs
 from engine.preferences.schema import LEDGER, PAIRS, TOKENS, read_table, writer
 from engine.preferences.templates import template
 from engine.preferences.tokenizing import train_bpe
@@ -287,8 +290,137 @@ def test_chat_without_a_chat_template_is_a_config_error(tmp_path):
         made(tmp_path, Config(model=ModelSource(name=str(tmp_path / "bare")), template="chat"), [pair(1)])
 
 
+def test_a_named_template_is_saved_with_the_tokenizer_and_handed_down_as_chat(tmp_path):
+    ctx = made(tmp_path, Config(template="chatml"), [pair(number) for number in range(3)])
+    tokenizer = load_tokenizer(str(ctx.work / "tokenizer"))
+    assert (ctx.work / "tokenizer" / "chat_template.jinja").read_text("utf-8") == source("chatml")
+    assert json.loads((ctx.work / "handed_down.json").read_text("utf-8"))["template"] == "chat"
+    row = read_table(ctx.work / "pairs.parquet", TOKENS).to_pylist()[1]
+    whole = [*pair(1)["prompt"], {"role": "assistant", "content": "Take bowl 1."}]
+    own = tokenizer.apply_chat_template(whole, return_dict=False)
+    assert row["chosen_input_ids"] == own[: len(row["chosen_input_ids"])] and len(own) < 60
+    assert tokenizer.convert_ids_to_tokens(own[-2:])[0] == "<|im_end|>", "one token, of a vocabulary that was trained"
+    below = template("chat", tokenizer).prompt_ids([pair(1)["prompt"]])
+    assert below == [row["chosen_input_ids"][: row["prompt_length"]]]
+
+
+def test_a_file_takes_the_place_of_the_tokenizers_own_templates(tmp_path):
+    tokenizer = train_bpe(iter(["a"]), 300)
+    tokenizer.chat_template = {"default": "a", "rag": "b"}
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "mine.jinja").write_text(source("alpaca"), "utf-8")
+    config = Config(model=ModelSource(name=str(tmp_path / "model")), template=str(tmp_path / "mine.jinja"))
+    folder = made(tmp_path, config, [pair(1)]).work / "tokenizer"
+    assert (folder / "chat_template.jinja").read_text("utf-8") == source("alpaca")
+    assert not (folder / "additional_chat_templates").exists()
+
+
+def key(config: Config, tmp_path: Path) -> dict[str, Any]:
+    return config.identity() | {"sources": STAGE.sources(config, Sources(tmp_path / "memory", network=False))}
+
+
+def test_the_text_of_a_template_is_the_key_and_its_place_is_not(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    here, there = tmp_path / "mine.jinja", tmp_path / "elsewhere" / "other.jinja"
+    for path in (here, there):
+        path.write_text(f"{source('vicuna')}\n", "utf-8")
+    moved = [key(Config(template=str(path)), tmp_path) for path in (here, there)]
+    assert moved[0] == moved[1] == key(Config(template="vicuna"), tmp_path)
+    there.write_text(f"{source('vicuna')} ", "utf-8")
+    assert key(Config(template=str(there)), tmp_path) == moved[0], "white space after its end"
+    there.write_text(source("vicuna").replace("USER", "User"), "utf-8")
+    others = [Config(template=str(there)), Config(template="alpaca"), Config(template="plain")]
+    assert all(key(other, tmp_path) != moved[0] for other in others)
+    assert Config(template="plain").identity()["template"] == "plain"
+
+
+@pytest.mark.parametrize("name", ["deepseek", "chatml"])
+def test_a_file_with_the_text_of_a_named_template_has_its_key_and_makes_its_bytes(tmp_path, name):
+    (tmp_path / "mine.jinja").write_text(f"{source(name)}\n", "utf-8")
+    named, mine = Config(template=name), Config(template=str(tmp_path / "mine.jinja"))
+    assert key(named, tmp_path) == key(mine, tmp_path)
+    rows = [pair(number) for number in range(3)]
+    assert contents(made(tmp_path, named, rows, "one").work) == contents(made(tmp_path, mine, rows, "two").work)
+
+
+def test_an_empty_file_is_found_out_by_the_plan(tmp_path):
+    (tmp_path / "empty.jinja").touch()
+    with pytest.raises(ConfigError, match="is empty"):
+        STAGE.sources(Config(template=str(tmp_path / "empty.jinja")), Sources(tmp_path, network=False))
+
+
+def test_a_template_that_is_not_there_is_found_out_by_the_plan(tmp_path):
+    with pytest.raises(ConfigError, match="no chat template to read"):
+        STAGE.sources(Config(template=str(tmp_path / "nowhere.jinja")), Sources(tmp_path, network=False))
+
+
+def test_a_template_whose_tokens_the_tokenizer_lacks_is_refused_before_a_pair_is_read(tmp_path):
+    train_bpe(iter(["a"]), 300).save_pretrained(tmp_path / "bare")
+    with pytest.raises(ConfigError, match=r"none for <start_of_turn>"):
+        made(tmp_path, Config(model=ModelSource(name=str(tmp_path / "bare")), template="gemma"), [pair(1)])
+    assert not (tmp_path / "work" / "ledger.parquet").exists()
+
+
+def test_rows_whose_roles_the_template_does_not_take_are_in_the_ledger(tmp_path):
+    twice = pair(1, prompt=[{"role": "user", "content": "a"}, {"role": "user", "content": "b"}])
+    system = pair(2, prompt=[{"role": "system", "content": "Be kind."}, {"role": "user", "content": "a"}])
+    ctx = made(tmp_path, Config(template="llama-2", refused_share=0.5), [twice, system, pair(3)])
+    (refused,) = read_table(ctx.work / "ledger.parquet", LEDGER).to_pylist()
+    assert (refused["reason"], refused["row"]) == ("refused_by_template", 1) and "alternate" in refused["detail"]
+    first = read_table(ctx.work / "pairs.parquet", TOKENS).to_pylist()[0]
+    assert "<<SYS>>\nBe kind.\n<</SYS>>" in first["prompt"]
+
+
+def test_the_same_template_makes_the_same_bytes_on_another_day(tmp_path, monkeypatch):
+    (tmp_path / "dated.jinja").write_text("{{ strftime_now('%d %b %Y') }}\n" + source("vicuna"), "utf-8")
+    config = Config(template=str(tmp_path / "dated.jinja"))
+    first = made(tmp_path, config, [pair(1)], "first").work
+    monkeypatch.setattr(chat_template_utils, "datetime", None)  # whoever asks for the time now fails
+    assert contents(first) == contents(made(tmp_path, config, [pair(1)], "second").work)
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded", "shared"])
+def test_a_tokenizer_without_pad_trains_as_any_other_since_masks_come_from_lengths(tmp_path, layout):
+    from engine.models.forward import PLAIN, Forward, row_logps
+
+    tokenizer = train_bpe(iter(["How do I bake a cake? Take a bowl."]), 300)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path / "padless")
+    config = Config(model=ModelSource(name=str(tmp_path / "padless")), template="vicuna", max_length=512)
+    ctx = made(tmp_path, config, [pair(number, rejected="No. " * number) for number in range(1, 4)])
+    saved = load_tokenizer(str(ctx.work / "tokenizer"))
+    groups = [each.rows for each in load_pairs(ctx.work / "pairs.parquet")]
+    assert saved.pad_token_id is None and len({len(row) for rows in groups for row in rows}) > 2
+    shape = {"hidden_size": 16, "intermediate_size": 32, "layers": 1, "heads": 2, "max_positions": 512, "seed": 0}
+    model = new_model(vocab_size=len(saved), **shape, pad_id=None, bos_id=saved.bos_token_id, eos_id=saved.eos_token_id)
+    alone, found = (
+        row_logps(model, groups, way, saved.pad_token_id or 0).sums() for way in (PLAIN, Forward(layout, "fused"))
+    )
+    assert found.tolist() == pytest.approx(alone.tolist(), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_model_without_pad_and_a_named_template_go_through_all_that_trains_and_judges(tiny):
+    tokenizer = train_bpe(iter(["USER: How do I bake a cake? ASSISTANT: Take a bowl."] * 3), 300)
+    tokenizer.pad_token = None
+    folder = tiny.root / "padless"
+    tokenizer.save_pretrained(folder)
+    shape = {"hidden_size": 16, "intermediate_size": 32, "layers": 1, "heads": 2, "max_positions": 512, "seed": 0}
+    new_model(vocab_size=len(tokenizer), **shape, pad_id=None, bos_id=1, eos_id=2).save_pretrained(folder)
+    long = ("tokenize.max_length=512", "tokenize.max_prompt_length=400")
+    ran = tiny.run(f"model.name={folder}", "tokenize.template=vicuna", *long, until="evaluate")
+    assert load_tokenizer(str(ran.artifacts["tokenize"].file("tokenizer"))).pad_token_id is None
+    assert ran.artifacts["train"].handed_down and ran.artifacts["evaluate"].file("metrics.json").is_file()
+
+
 def test_impossible_configs_are_refused():
-    for wrong in ({"max_prompt_length": 300}, {"template": "chat"}, {"vocab_size": 100}, {"vocab_size": "large"}):
+    for wrong in (
+        {"max_prompt_length": 300},
+        {"template": "chat"},
+        {"template": "chatlm"},
+        {"vocab_size": 100},
+        {"vocab_size": "large"},
+    ):
         with pytest.raises(ValidationError):
             Config(**wrong)
 

@@ -93,6 +93,7 @@ def test_a_chat_response_ends_as_the_template_ends_a_turn():
 
 def test_a_chat_template_that_closes_no_turn_is_closed_by_eos():
     bare = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    bare += "{% if add_generation_prompt %}assistant: {% endif %}"
     assert chat(bare).end_ids == (EOS,)
 
 
@@ -223,8 +224,30 @@ def test_what_a_template_lacks_is_named():
             template(name, tokenizer)
     with pytest.raises(ConfigError, match=r'tokenize\.template = "plain"'):
         template("chat", TOKENIZER)
-    with pytest.raises(ConfigError, match="one of seed, plain, chat"):
-        template("chatml", TOKENIZER)
+    with pytest.raises(ConfigError, match=r"one of seed, plain, chat(.|\n)*did you mean `chatml`"):
+        template("chatlm", TOKENIZER)
+
+
+def test_a_named_template_and_a_file_become_the_tokenizers_own_and_are_chat(tmp_path):
+    (tmp_path / "mine.jinja").write_text(INST, "utf-8")
+    named, own = template("vicuna", new_tokenizer()), template(str(tmp_path / "mine.jinja"), new_tokenizer())
+    assert (named.name, own.name) == ("chat", "chat")
+    again = template("chat", named.tokenizer)
+    assert again.prompt_ids([asks("hi")]) == named.prompt_ids([asks("hi")])
+    assert own.render_prompt(asks("hi")) == "<s>[INST] hi [/INST]" and own.opening == " "
+
+
+def test_an_answer_as_text_is_without_special_tokens_and_what_the_template_puts_before_it():
+    (ids,) = CHAT_INST.response_ids(["this"])
+    assert CHAT_INST.tokenizer.decode(ids) == " this"
+    assert CHAT_INST.answer_text([*ids, EOS]) == "this"
+    (ids,) = PLAIN.response_ids([" this"])
+    assert PLAIN.answer_text([*ids, EOS]) == " this"
+
+
+def test_a_role_that_the_projects_own_templates_do_not_know_is_written_all_the_same():
+    turns = [{"role": "tool", "content": "5"}, *asks("so?")]
+    assert seed_transcript(turns) == "5\n指令:so?\n输出:" and plain_transcript(turns).startswith("Tool:\n5\n")
 
 
 def test_a_chat_template_that_cannot_write_a_plain_question_is_a_config_error():
