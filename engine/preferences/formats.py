@@ -1,191 +1,255 @@
-"""The formats that comparisons come in, and what each row means: messages for the prompt, texts for the two responses.
+"""The formats that comparisons come in, by name.
 
-To add a format, write a function that takes the texts of its columns and returns a `Pair` or a `Refusal`, and give it
-a line in `FORMATS`.
+To add one, write a function of its values in `layouts` and give it a line in `FORMATS`.
 """
 
 import difflib
-import re
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
-from engine.errors import DataError
-from engine.fingerprint import digest
-from engine.preferences.ledger import Refusal, shown
+from engine.errors import ConfigError
+from engine.preferences import layouts
+from engine.preferences.comparisons import Message, Pair, Ranking, normalised, prompt_id
+from engine.preferences.recognition import Detection, recognise
+from engine.preferences.rows import Format
+from engine.preferences.shapes import ANYTHING, MESSAGES, TEXT, Column, Shape
 
-Message = dict[str, str]
+__all__ = [
+    "FORMATS",
+    "FORMAT_NAMES",
+    "Detection",
+    "Format",
+    "Message",
+    "Pair",
+    "Ranking",
+    "candidates",
+    "normalised",
+    "prompt_id",
+    "recognise",
+]
 
-
-@dataclass(frozen=True)
-class Pair:
-    """One comparison.
-
-    Attributes:
-        pair_id: 16 hexadecimal digits over prompt, chosen and rejected: the same text is the same pair anywhere.
-        prompt: messages of `role` (user or assistant) and `content`; the last one is the user's.
-    """
-
-    pair_id: str
-    prompt: list[Message]
-    chosen: str
-    rejected: str
-
-
-def normalised(text: str) -> str:
-    """`text` without what hardly makes another prompt: Unicode forms (NFKC), case, and the amount of white space."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def prompt_id(messages: Sequence[Mapping[str, str]]) -> str:
-    """16 hexadecimal digits over the roles and the normalised contents of a prompt's messages."""
-    return digest([[message["role"], normalised(message["content"])] for message in messages])[:16]
+Columns = dict[str, Column]
+_FIELD_MAP = "field map"
+_SCORE_NAMES = {
+    side: (f"score_{side}", f"{side}_score", f"{side}_rating", f"{side}-rating") for side in ("chosen", "rejected")
+}
+_SPOKEN = frozenset({Shape.MESSAGE, Shape.TURNS, Shape.REPLY})  # what tells messages from texts
 
 
-@dataclass(frozen=True)
-class Format:
-    """A named way of writing a comparison down.
-
-    Attributes:
-        columns: the columns it needs, in the order in which `pair` takes their texts.
-        pair: makes the pair of a row whose columns are all there and are all text.
-        mark: what the text of some row must match for the columns to have this meaning.
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    pair: Callable[..., Pair | Refusal]
-    mark: re.Pattern[str] | None = None
-
-    def read(self, row: Mapping[str, object]) -> Pair | Refusal:
-        """The pair that a row holds, or why it holds none."""
-        texts = []
-        for column in self.columns:
-            value = row.get(column)
-            if not isinstance(value, str):
-                return _no_text(row, column)
-            if not _is_unicode(value):
-                return Refusal("not_unicode", f"`{column}` holds half a character: {value!r}")
-            texts.append(value)
-        return self.pair(*texts)
+def _column(*names: str, shapes: frozenset[Shape] = TEXT, optional: bool = False) -> Column:
+    return Column(names, shapes | {Shape.NOTHING} if optional else shapes)
 
 
-def texts(prompt: str, chosen: str, rejected: str) -> Pair | Refusal:
-    """A question and two answers, each a text of its own, kept as it is."""
-    if not prompt.strip():
-        return Refusal("empty_prompt", f"its chosen response: {chosen}")
-    return _pair([{"role": "user", "content": prompt}], chosen, rejected)
+def _sides(shapes: frozenset[Shape], chosen: str = "chosen", rejected: str = "rejected") -> Columns:
+    """Two answers, and what each was given for a score, if the row says."""
+    return {
+        "chosen": _column(chosen, shapes=shapes),
+        "rejected": _column(rejected, shapes=shapes),
+        "score_chosen": _column(*_SCORE_NAMES["chosen"], shapes=ANYTHING, optional=True),
+        "score_rejected": _column(*_SCORE_NAMES["rejected"], shapes=ANYTHING, optional=True),
+    }
 
 
-def dialogues(chosen: str, rejected: str) -> Pair | Refusal:
-    """Two whole dialogues in the manner of hh-rlhf, which must be the same up to the last turn, the assistant's.
+# Shapes. A prompt is text or messages; an answer is text, one message, or the messages that follow the prompt.
+_PROMPT = TEXT | MESSAGES | {Shape.MESSAGE}
+_ANSWER = TEXT | {Shape.MESSAGE, Shape.REPLY, Shape.EMPTY}
+_LIST = frozenset({Shape.TEXTS, Shape.REPLY, Shape.EMPTY})
+_SCORES = frozenset({Shape.NUMBERS, Shape.TEXTS, Shape.EMPTY})
 
-    Turns are stripped; in the prompt, turns that one speaker takes in a row are one message. The manner is that of
-    Bai et al. 2022, "Training a Helpful and Harmless Assistant with RLHF", as published in Anthropic/hh-rlhf.
-    """
-    turns, others = _turns(chosen), _turns(rejected)
-    for side, found in (("chosen", turns), ("rejected", others)):
-        if not found or found[-1]["role"] != "assistant":
-            return Refusal("not_a_dialogue", f"`{side}` does not end with a turn of the assistant")
-    if turns[:-1] != others[:-1]:
-        return Refusal("prompts_differ", f"{len(turns)} turns and {len(others)} turns, different before the last")
-    prompt = [
-        {"role": role, "content": "\n\n".join(turn["content"] for turn in said if turn["content"])}
-        for role, said in groupby(turns[:-1], key=lambda turn: turn["role"])
-    ]
-    if [message["role"] for message in prompt[:1] + prompt[-1:]] != ["user", "user"]:
-        return Refusal("not_a_dialogue", "the user speaks neither first nor before the last turn")
-    if not prompt[-1]["content"]:
-        return Refusal("empty_prompt", f"the last turn of the user; its chosen response: {turns[-1]['content']}")
-    return _pair(prompt, turns[-1]["content"], others[-1]["content"])
-
-
-_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
-_ROLES = {"Human": "user", "Assistant": "assistant"}
+# Columns.
+_SYSTEM = {"system": _column("system", "system_prompt", optional=True)}
+_TEXTS = _SYSTEM | _sides(TEXT)
+_ANSWERS = _SYSTEM | _sides(_ANSWER)
+_INPUT = {"input": _column("input", optional=True)}
+_INSTRUCTION = _SYSTEM | {
+    "prompt": _column("instruction"),
+    **_INPUT,
+    "history": _column("history", shapes=frozenset({Shape.EXCHANGES, Shape.EMPTY}), optional=True),
+}
+_CONVERSATION = {"prompt": _column("conversations", shapes=MESSAGES)}
 
 FORMATS = (
-    Format("query/chosen/rejected", ("query", "chosen", "rejected"), texts),
-    Format("prompt/chosen/rejected", ("prompt", "chosen", "rejected"), texts),
-    Format("hh-rlhf", ("chosen", "rejected"), dialogues, mark=_TURN),
+    Format(
+        "prompt/chosen/rejected",
+        "a prompt and two answers, all text",
+        {"prompt": _column("prompt")} | _TEXTS,
+        layouts.explicit,
+    ),
+    Format(
+        "query/chosen/rejected",
+        "a question and two answers, all text",
+        {"prompt": _column("query")} | _TEXTS,
+        layouts.explicit,
+    ),
+    Format(
+        "hh-rlhf",
+        "two whole dialogues as text, with the marks Human: and Assistant:",
+        _TEXTS,
+        layouts.marked,
+        marks=frozenset({Shape.DIALOGUE}),
+    ),
+    Format(
+        "messages",
+        "a prompt and two answers to it, as messages",
+        {"prompt": _column("prompt", shapes=_PROMPT)} | _ANSWERS,
+        layouts.explicit,
+        marks=_SPOKEN,
+    ),
+    Format(
+        "messages-implicit",
+        "two whole conversations as messages, the same up to the last turn",
+        _SYSTEM
+        | {"beside": _column("prompt", shapes=ANYTHING, optional=True)}
+        | _sides(frozenset({Shape.TURNS, Shape.EMPTY})),
+        layouts.implicit,
+    ),
+    Format(
+        "messages/chosen/rejected",
+        "messages up to the user's last turn, and two answers",
+        {"prompt": _column("messages", shapes=MESSAGES)} | _ANSWERS,
+        layouts.explicit,
+    ),
+    Format(
+        "alpaca-ranking",
+        "LLaMA-Factory: an instruction, maybe with input, history and system, and two answers",
+        _INSTRUCTION | _sides(_ANSWER),
+        layouts.alpaca,
+    ),
+    Format(
+        "alpaca-list",
+        "LLaMA-Factory, older: an instruction, and in `output` answers from the best to the worst",
+        _INSTRUCTION | {"answers": _column("output", shapes=_LIST)},
+        layouts.alpaca_list,
+    ),
+    Format(
+        "sharegpt-ranking",
+        "LLaMA-Factory: conversations up to the user's last turn, and two answers",
+        _CONVERSATION | _ANSWERS,
+        layouts.explicit,
+    ),
+    Format(
+        "sharegpt",
+        "conversations whose last turn holds a list of answers, from the best to the worst",
+        _SYSTEM | {"prompt": _column("conversations", shapes=frozenset({Shape.RANKED}))},
+        layouts.ranked_turn,
+    ),
+    Format(
+        "sharegpt-list",
+        "conversations up to the user's last turn, and a list of answers, from the best to the worst or with scores",
+        _SYSTEM
+        | _CONVERSATION
+        | {
+            "answers": _column("responses", "answers", "outputs", shapes=_LIST),
+            "scores": _column("scores", "ratings", shapes=_SCORES, optional=True),
+        },
+        layouts.ranked_list,
+    ),
+    Format(
+        "openai",
+        "OpenAI preference fine-tuning: input.messages, preferred_output, non_preferred_output",
+        _SYSTEM
+        | {"prompt": _column("input", shapes=frozenset({Shape.REQUEST}))}
+        | _sides(MESSAGES, "preferred_output", "non_preferred_output"),
+        layouts.openai,
+    ),
+    Format(
+        "ultrafeedback",
+        "UltraFeedback: an instruction, and completions with a response and a score each",
+        _SYSTEM
+        | {
+            "prompt": _column("instruction"),
+            **_INPUT,
+            "completions": _column("completions", shapes=frozenset({Shape.COMPLETIONS, Shape.EMPTY})),
+        },
+        layouts.ultrafeedback,
+    ),
+    Format(
+        "argilla",
+        "Argilla and distilabel: an instruction, a list of generations and a list of their ratings",
+        _SYSTEM
+        | {
+            "prompt": _column("instruction", "input", "prompt", shapes=_PROMPT),
+            "input": _column("input", shapes=_PROMPT, optional=True),
+            "answers": _column("generations", "responses", shapes=_LIST),
+            "scores": _column("ratings", "rating", "scores", shapes=_SCORES),
+        },
+        layouts.argilla,
+    ),
 )
+_MAPPED = Format(
+    _FIELD_MAP,
+    "columns that download.fields names: a prompt and two answers, each text or messages",
+    {"prompt": _column("prompt", shapes=_PROMPT), **_ANSWERS},
+    layouts.explicit,
+)
+FORMAT_NAMES = tuple(each.name for each in (*FORMATS, _MAPPED))
 
 
-def candidates(prompt: str = "", chosen: str = "", rejected: str = "") -> list[Format]:
-    """The formats to look for, with the columns that a field map renames; an empty name keeps the format's own."""
-    answers = (chosen or "chosen", rejected or "rejected")
-    if prompt:
-        return [Format("field map", (prompt, *answers), texts)]
-    return [Format(known.name, (*known.columns[:-2], *answers), known.pair, known.mark) for known in FORMATS]
+def candidates(
+    fields: Mapping[str, str] | None = None,
+    name: str = "",
+    ranking: Ranking = "all",
+    ignore: Collection[str] = (),
+) -> list[Format]:
+    """The formats to look for.
 
-
-def recognise(source: str, sample: Sequence[Mapping[str, object]], known: Sequence[Format] = FORMATS) -> Format:
-    """The first format whose columns are all in the sample of rows and whose mark is in one of its texts.
+    Args:
+        fields: other names of the columns prompt, chosen, rejected and system; empty: the format's own. A name for
+            the prompt alone says that this is a prompt beside two answers, and no other format is looked for.
+        name: the only format to look for; empty: all.
+        ranking: what is made of more than two answers: a pair of every two, or one of the best and the worst.
+        ignore: names of columns that are not looked at.
 
     Raises:
-        DataError: none fits; names the columns there are, those that were looked for, and the nearest.
+        ConfigError: there is no format of that name, or none with these columns, or a column is both named and ignored.
     """
-    columns = list(dict.fromkeys(column for row in sample for column in row))
-    for each in known:
-        if set(each.columns) <= set(columns) and _marked(each, sample):
-            return each
-    missing, near = _nearest(columns, known)
-    raise DataError(
-        f"the column `{missing}` is missing" + (f"; did you mean `{shown(near)}`?" if near else ""),
-        expected=" or ".join(f"columns {', '.join(each.columns)} ({each.name})" for each in known),
-        found=shown(", ".join(columns)) or "no columns",
-        where=shown(source),
-        fix="say which columns hold what: --set download.fields.prompt=question, and so for .chosen and .rejected",
-    )
+    renamed = {field: column for field, column in (fields or {}).items() if column}
+    known = _named(name) if name else [_MAPPED] if "prompt" in renamed else list(FORMATS)
+    found = [_renamed(each, renamed, ranking) for each in known if renamed.keys() <= each.columns.keys()]
+    if not found:
+        raise ConfigError(
+            f"the format `{name}` has no column for {' and '.join(renamed)}",
+            expected=f"names for {', '.join(key for each in known for key in each.columns)}",
+            fix="take download.fields or download.format away",
+        )
+    if name == _FIELD_MAP and "prompt" not in renamed:
+        raise ConfigError(
+            "the format `field map` needs to know the column of the prompt", fix="set download.fields.prompt"
+        )
+    return _without(found, renamed, ignore)
 
 
-def _nearest(columns: Sequence[str], known: Sequence[Format]) -> tuple[str, str]:
-    """The missing column of the format that lacks least, and the column that seems to be it, or an empty name."""
-    lacking = sorted(([name for name in each.columns if name not in columns] for each in known), key=len)
-    lacking = [names for names in lacking if names] or [list(known[0].columns)]
-    for name in (name for names in lacking for name in names):
-        for match in difflib.get_close_matches(name, columns, 1):
-            return name, match
-    return lacking[0][0], ""
+def _without(found: list[Format], renamed: Mapping[str, str], ignore: Collection[str]) -> list[Format]:
+    if both := sorted({*ignore}.intersection(renamed.values())):
+        raise ConfigError(
+            f"download.fields names {', '.join(both)}, and download.ignore leaves it out", fix="take one of them away"
+        )
+    seeing = [each.without(ignore) for each in found]
+    left = [each for each in seeing if all(column.names or column.optional for column in each.columns.values())]
+    if not left:
+        needed = [" or ".join(column.names) for each in found for column in each.needed]
+        raise ConfigError(
+            "download.ignore leaves no format that could be read",
+            expected=f"to look at {', '.join(dict.fromkeys(needed))}",
+            found=", ".join(sorted(ignore)),
+            fix="take columns of the comparison out of download.ignore",
+        )
+    return left
 
 
-def _marked(each: Format, sample: Sequence[Mapping[str, object]]) -> bool:
-    if each.mark is None:
-        return True
-    found = (row.get(column) for row in sample for column in each.columns)
-    return any(isinstance(text, str) and each.mark.search(text) for text in found)
+def _named(name: str) -> list[Format]:
+    found = [each for each in (*FORMATS, _MAPPED) if each.name == name]
+    if not found:
+        near = difflib.get_close_matches(name, FORMAT_NAMES, 1, 0.4)
+        raise ConfigError(
+            f"there is no data format `{name}`" + (f"; did you mean `{near[0]}`?" if near else ""),
+            expected=f"one of {', '.join(FORMAT_NAMES)}",
+            fix="set download.format; empty: it is told from the data",
+        )
+    return found
 
 
-def _no_text(row: Mapping[str, object], column: str) -> Refusal:
-    if column not in row:
-        return Refusal("missing_field", f"`{column}`; the row has {', '.join(row) or 'no fields'}")
-    if row[column] is None:
-        return Refusal("null_field", f"`{column}`")
-    kind = type(row[column]).__name__
-    return Refusal("not_a_string", f"`{column}` is of type {kind}")
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _turns(text: str) -> list[Message]:
-    before, *parts = _TURN.split(text)
-    if before.strip():
-        return []
-    return [
-        {"role": _ROLES[who], "content": content.strip()} for who, content in zip(parts[::2], parts[1::2], strict=True)
-    ]
-
-
-def _pair(prompt: list[Message], chosen: str, rejected: str) -> Pair | Refusal:
-    for side, response in (("chosen", chosen), ("rejected", rejected)):
-        if not response.strip():
-            return Refusal("empty_response", f"`{side}`, to: {prompt[-1]['content']}")
-    if chosen.strip() == rejected.strip():
-        return Refusal("chosen_equals_rejected", chosen)
-    return Pair(digest([prompt, chosen, rejected])[:16], prompt, chosen, rejected)
+def _renamed(each: Format, fields: Mapping[str, str], ranking: Ranking) -> Format:
+    columns = {key: replace(column, names=(fields[key],)) if key in fields else column
+               for key, column in each.columns.items()}  # fmt: skip
+    return replace(each, columns=columns, ranking=ranking, given=frozenset(fields))

@@ -74,8 +74,10 @@ SCORES = pa.schema([("pair_id", pa.string()), *_LOGPS])
 # The same on its way there and for other artifacts to take over, under the row's `scores.row_key`.
 SCORED_ROWS = pa.schema([("row_key", pa.binary(16)), *_LOGPS])
 
-# evaluate: one row a held-out pair, and one row a prompt and policy. `refused` is what the rules say, `judged_refused`
-# what a judge model says (null where none was asked, or none answered); `kl_per_token` is null for the starting policy.
+# evaluate: one row a held-out pair, and one row a prompt and policy. Logps are plain sums over the response, whatever
+# its tokens weigh in the loss; rewards, margin and loss are of what was trained. `refused` is what the rules say,
+# `judged_refused` what a judge model says (null where none was asked, or none answered); `kl_per_token` is null for the
+# starting policy.
 EVALUATED = pa.schema(
     [
         ("pair_id", pa.string()),
@@ -93,6 +95,17 @@ EVALUATED = pa.schema(
         ("rejected_scored_tokens", pa.int32()),
         ("chosen_refuses", pa.bool_()),
         ("truncated", pa.bool_()),
+    ]
+)
+
+# evaluate, where the loss weighs the tokens beyond the shorter response (LD-DPO): the weighted sums of the same pairs.
+WEIGHTED = pa.schema(
+    [
+        ("pair_id", pa.string()),
+        ("policy_chosen_logps", pa.float64()),
+        ("policy_rejected_logps", pa.float64()),
+        ("ref_chosen_logps", pa.float64()),
+        ("ref_rejected_logps", pa.float64()),
     ]
 )
 GENERATIONS = pa.schema(
@@ -115,8 +128,8 @@ GENERATIONS = pa.schema(
     ]
 )
 
-# compare: one row a pair that both models were judged on. `*_right` is 1, ½ for a tie, or 0; the log-ratio margin is
-# without β, so that it means the same whatever the two were trained with.
+# compare: one row a pair that both models were judged on. `*_right` is 1, ½ for a tie, or 0, by the rewards that each
+# was trained by; the log-ratio margin is of plain sums and without β, so that it means the same whatever those are.
 COMPARED = pa.schema(
     [
         ("pair_id", pa.string()),

@@ -223,11 +223,14 @@ def evenly(texts: Iterable[str], characters: int) -> Iterator[str]:
     return (text for at, text in enumerate(texts) if at % every == 0)
 
 
-def train_bpe(texts: Iterator[str], vocab_size: int) -> "PreTrainedTokenizerFast":
+def train_bpe(texts: Iterator[str], vocab_size: int, more_special: Sequence[str] = ()) -> "PreTrainedTokenizerFast":
     """A byte-level BPE with `<pad>`, `<s>` and `</s>` as ids 0, 1 and 2, the same for the same texts.
 
     Every byte has a token, so any text comes back from its ids unchanged, and there is no unknown token. The
     vocabulary is smaller than asked for when the texts do not hold that many pieces.
+
+    Args:
+        more_special: what else becomes a special token, with the ids from 3.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -237,7 +240,7 @@ def train_bpe(texts: Iterator[str], vocab_size: int) -> "PreTrainedTokenizerFast
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=[*SPECIAL_TOKENS, *more_special],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

@@ -3,7 +3,8 @@ import json
 import os
 import random
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,11 @@ def test_pairs_come_with_source_and_row_and_refusals_with_their_reason(
         "refused": 2,
         "refused_by_reason": {"broken_json": 1, "null_field": 1},
         "formats": ["prompt/chosen/rejected"],
+        "recognised": metrics["recognised"],
     }
+    (told,) = metrics["recognised"]
+    assert (told["format"], told["sources"], told["named"]) == ("prompt/chosen/rejected", 1, ["a.jsonl"])
+    assert "chosen" in told["why"]
 
 
 def test_memory_does_not_grow_with_the_rows(
@@ -178,15 +183,137 @@ def test_the_embedded_world_needs_no_data(download: Callable[..., Made]) -> None
 def test_a_data_set_is_read_at_the_commit_its_revision_stands_for(
     download: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, ...]] = []
+    asked: list[tuple[Any, ...]] = []
 
-    def read(*names: str) -> Any:
+    def read(*names: Any) -> Any:
         asked.append(names)
         return iter([Record("owner/name", 1, comparison(1))])
 
     monkeypatch.setattr("engine.preferences.hub.read_hub", read)
     pairs, _, _ = download(dataset="owner/name", revision=COMMIT, subset="small", split="test")
-    assert len(pairs) == 1 and set(asked) == {("owner/name", "small", "test", COMMIT)}
+    assert len(pairs) == 1 and set(asked) == {("owner/name", "small", "test", COMMIT, False)}
+
+
+def test_of_a_streamed_data_set_no_more_rows_are_taken_than_asked_for(
+    download: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+
+    def read(repository: str, subset: str, split: str, commit: str, streaming: bool) -> Iterator[Record]:
+        assert streaming
+        for row in count(1):  # it has no end
+            taken.append(row)
+            yield Record(repository, row, comparison(row, chosen="" if row == 2 else "好"))
+
+    monkeypatch.setattr("engine.preferences.hub.read_hub", read)
+    pairs, ledger, metrics = download(
+        dataset="owner/name", revision=COMMIT, streaming=True, max_rows=30, refused_share=0.1
+    )
+    assert (len(pairs), len(ledger), metrics["rows_read"], max(taken)) == (29, 1, 30, 30)
+    assert metrics["recognised"][0]["named"] == ["owner/name"]
+
+
+def test_a_limit_of_rows_holds_for_every_file_and_counts_the_refused(
+    tmp_path: Path, download: Callable[..., Made]
+) -> None:
+    for name in "ab":
+        lines(tmp_path / f"{name}.jsonl", [comparison(1, chosen=None), *(comparison(number) for number in range(9))])
+    pairs, ledger, metrics = download(files=str(tmp_path / "*.jsonl"), max_rows=4, refused_share=0.5)
+    assert [(pair["source"], pair["row"]) for pair in pairs] == [
+        (f"{at}.jsonl", row) for at in "ab" for row in (2, 3, 4)
+    ]
+    assert (len(ledger), metrics["rows_read"]) == (2, 8)
+
+
+RANKED = {
+    "instruction": "问",
+    "completions": [
+        {"response": "好", "overall_score": 9},
+        {"response": "中", "overall_score": 5},
+        {"response": "坏", "overall_score": 1},
+    ],
+}
+
+
+@pytest.mark.parametrize(("ranking", "pairs_of_a_row"), [("all", 3), ("best_worst", 1)])
+def test_a_row_of_several_pairs_is_one_row_read(
+    tmp_path: Path, download: Callable[..., Made], ranking: str, pairs_of_a_row: int
+) -> None:
+    rows = [RANKED, {**RANKED, "completions": RANKED["completions"][:1]}]
+    pairs, _, metrics = download(files=lines(tmp_path / "a.jsonl", rows), ranking=ranking, refused_share=0.5)
+    assert [(pair["source"], pair["row"]) for pair in pairs] == [("a.jsonl", 1)] * pairs_of_a_row
+    assert (metrics["rows_read"], metrics["pairs"], metrics["refused"]) == (2, pairs_of_a_row, 1)
+    with pytest.raises(DataError, match=r"1 of 2 rows \(50\.0%\)"):
+        download(files=str(tmp_path / "a.jsonl"), ranking=ranking, refused_share=0.4)
+
+
+def test_a_format_that_is_named_is_the_only_one_looked_for(tmp_path: Path, download: Callable[..., Made]) -> None:
+    files = lines(tmp_path / "a.jsonl", [comparison(1)])
+    with pytest.raises(DataError):
+        download(files=files, format="hh-rlhf")
+    assert len(download(files=files, format="prompt/chosen/rejected")[0]) == 1
+
+
+def test_a_system_prompt_of_the_rows_own_comes_first(tmp_path: Path, download: Callable[..., Made]) -> None:
+    fields = {"prompt": "问", "chosen": "好", "rejected": "坏", "system": "设定"}
+    rows = [{"问": "q", "好": "a", "坏": "b", "设定": "Be kind."}]
+    pairs, _, _ = download(files=lines(tmp_path / "a.jsonl", rows), fields=fields)
+    assert pairs[0]["prompt"] == [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "q"}]
+
+
+def test_a_system_column_is_read_without_being_named(tmp_path: Path, download: Callable[..., Made]) -> None:
+    rows = [*map(comparison, range(25)), comparison(26, system="Be kind.")]
+    pairs, _, _ = download(files=lines(tmp_path / "a.jsonl", rows))
+    assert [len(pair["prompt"]) for pair in pairs] == [1] * 25 + [2]
+
+
+def test_columns_that_are_ignored_are_not_looked_at_and_are_part_of_the_identity(
+    tmp_path: Path, download: Callable[..., Made]
+) -> None:
+    rows = [comparison(number, system=3 if number else "a", image="a.png") for number in range(3)]
+    files = lines(tmp_path / "a.jsonl", rows)
+    with pytest.raises(DataError, match="3 × image_content"):
+        download(files=files)
+    pairs, ledger, _ = download(files=files, ignore=["system", "image"])
+    assert [len(pair["prompt"]) for pair in pairs] == [1] * 3 and not ledger
+    one, other = (Config(files=files, ignore=names) for names in (["system", "image"], ["image", "system", "image"]))
+    assert one.identity() == other.identity() != Config(files=files).identity()
+
+
+def test_later_rows_of_another_kind_are_logged_and_recorded(
+    tmp_path: Path, download: Callable[..., Made], caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = [{"query": "q", "chosen": "a", "rejected": "b"}] * 2
+    pairs, _, metrics = download(
+        files=lines(tmp_path / "a.jsonl", [*map(comparison, range(25)), *odd]), refused_share=1
+    )
+    (other,) = metrics["other_rows"]
+    assert (len(pairs), other["source"], other["row"], other["count"]) == (25, "a.jsonl", 26, 2)
+    assert "2 rows of a.jsonl, the first row 26, have the columns query, chosen, rejected" in caplog.text
+
+
+def test_many_files_of_one_format_are_told_in_one_line(tmp_path: Path, download: Callable[..., Made]) -> None:
+    for number in range(25):
+        lines(tmp_path / f"{number:02}.jsonl", [comparison(number)])
+    (told,) = download(files=str(tmp_path / "*.jsonl"))[2]["recognised"]
+    assert (told["sources"], len(told["named"]), told["named"][0]) == (25, 20, "00.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"files": "a", "streaming": True}, "streaming is for a dataset"),
+        ({"dataset": "a/b", "streaming": True, "split": "train[:10]"}, "max_rows"),
+    ],
+)
+def test_streaming_is_for_whole_splits_of_a_data_set(config: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Config.model_validate(config)
+
+
+def test_an_unknown_format_is_refused_before_anything_runs() -> None:
+    with pytest.raises(ConfigError, match="did you mean `hh-rlhf`"):
+        Config(files="a", format="hh_rlhf")
 
 
 def test_a_pattern_that_matches_no_file_is_an_error(tmp_path: Path, download: Callable[..., Made]) -> None:

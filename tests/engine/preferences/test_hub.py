@@ -1,16 +1,25 @@
+import errno
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from itertools import count, islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
 import httpx
+import httpx2
 import pytest
 
 from engine.errors import ConfigError, DataError, PipelineError, TransientError
 from engine.preferences.hub import read_hub
 
 COMMIT = "a" * 40
+
+
+class AiohttpError(Exception):
+    """Stands in for the errors of a package that is not always there."""
 
 
 @pytest.fixture
@@ -51,6 +60,57 @@ def test_the_commit_subset_and_split_are_asked_for(monkeypatch: pytest.MonkeyPat
     assert asked == {"arguments": ("owner/name", "small"), "split": "test[:10]", "revision": COMMIT}
 
 
+def test_a_stream_gives_the_same_rows_and_asks_for_no_copy(repository: str, tmp_path: Path) -> None:
+    streamed = list(read_hub(repository, "", "train", COMMIT, streaming=True))
+    assert not list(tmp_path.rglob("*.arrow"))
+    assert streamed == list(read_hub(repository, "", "train", COMMIT))
+
+
+def test_a_stream_is_read_no_further_than_rows_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for number in count():
+            given.append(number)
+            yield {"prompt": str(number)}
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **options: rows() if options["streaming"] else None)
+    taken = list(islice(read_hub("owner/name", "", "train", COMMIT, streaming=True), 5))
+    assert ([record.row for record in taken], given) == ([1, 2, 3, 4, 5], [0, 1, 2, 3, 4])
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ConnectionError("Server Disconnected"), TransientError),
+        (httpx.RemoteProtocolError("peer closed connection"), TransientError),
+        (AiohttpError("not all data was received"), TransientError),
+        (ValueError("JSON parse error"), DataError),
+        (FileNotFoundError("part 2"), DataError),
+    ],
+)
+def test_a_stream_that_breaks_off_is_the_networks_fault_or_the_datas_and_no_wrong_name(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[PipelineError]
+) -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        yield {"prompt": "p"}
+        raise error
+
+    monkeypatch.setitem(sys.modules, "aiohttp", SimpleNamespace(ClientError=AiohttpError))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows())
+    records = read_hub("owner/name", "", "train", COMMIT, streaming=True)
+    assert next(records).row == 1
+    with pytest.raises(PipelineError) as caught:
+        next(records)
+    assert type(caught.value) is kind
+
+
+def test_a_full_disk_is_not_taken_for_bad_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "load_dataset", failing(OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        list(read_hub("owner/name", "", "train", COMMIT))
+
+
 def test_a_split_that_is_not_there_is_an_error_that_names_those_that_are(repository: str) -> None:
     with pytest.raises(ConfigError, match=r"Should be one of \['train'\]"):
         list(read_hub(repository, "", "test", COMMIT))
@@ -77,6 +137,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
     [
         (ConnectionError("no route"), TransientError),
         (httpx.ReadTimeout("slow"), TransientError),
+        (httpx2.ConnectError("no route"), TransientError),  # the Hub's client of today
         (caused(datasets.exceptions.DatasetGenerationError("x"), ConnectionError("cut off")), TransientError),
         (datasets.exceptions.DatasetGenerationError("x"), DataError),
         (datasets.exceptions.DatasetNotFoundError("gone"), ConfigError),

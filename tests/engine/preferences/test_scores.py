@@ -1,13 +1,20 @@
+import math
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine.dpo.logps import ld_weights
 from engine.errors import DataError
+from engine.models.forward import RowLogps
 from engine.models.scoring import PairScores
+from engine.preferences import schema as schema_module
 from engine.preferences import scores as scores_module
 from engine.preferences.pairs import TokenPair, TokenRow
 from engine.preferences.schema import SCORES, read_table
@@ -85,6 +92,28 @@ def test_scores_are_joined_by_pair_id_and_never_by_position(tmp_path, pairs):
     assert ref_logps(tmp_path / "shuffled.parquet", pairs[4:2:-1]).tolist() == in_order[[4, 3]].tolist()
 
 
+def test_under_ld_dpo_the_tail_of_the_longer_side_counts_alpha(tmp_path, pairs):
+    write(tmp_path / "s.parquet", pairs, [score(number) for number in range(9)][::-1])
+    ref = ref_logps(tmp_path / "s.parquet", pairs[2:4], ld_alpha=0.5)
+    assert ref.dtype == np.float64
+    assert ref.tolist() == [[-0.5 - 6 / 8, -6.0], [-0.5 - 5 / 8, -5.0]]
+
+
+TOKENS_OF = st.lists(st.floats(-90, 0, width=32), min_size=1, max_size=6)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(TOKENS_OF, TOKENS_OF), min_size=1, max_size=9), alpha=st.floats(0, 1))
+def test_stored_tokens_are_weighted_as_the_policys_are(tmp_path, pairs, rows, alpha):
+    scores = [PairScores(chosen, rejected, math.fsum(chosen), math.fsum(rejected)) for chosen, rejected in rows]
+    write(tmp_path / "s.parquet", pairs[: len(rows)], scores)
+    ref = ref_logps(tmp_path / "s.parquet", pairs[: len(rows)], ld_alpha=alpha)
+    assert ref == pytest.approx(np.array([each.sums(alpha) for each in scores]), rel=1e-12, abs=1e-12)
+    counts = [len(side) for sides in rows for side in sides]
+    policys = RowLogps(torch.tensor([token for sides in rows for side in sides for token in side]), counts)
+    assert ref.ravel() == pytest.approx(policys.sums(ld_weights(counts, alpha)).numpy(), rel=1e-12, abs=1e-12)
+
+
 def test_the_scores_of_a_pair_are_found_by_its_key_wherever_they_stand(tmp_path, pairs):
     keys = [row_key(pair) for pair in pairs]
     rows = scored_rows(keys[::-1], [score(number) for number in range(9)][::-1])
@@ -109,3 +138,25 @@ def test_many_scores_are_written_in_row_groups(tmp_path, pairs, monkeypatch):
     write(tmp_path / "s.parquet", pairs, [score(number) for number in range(9)])
     assert pq.ParquetFile(tmp_path / "s.parquet").num_row_groups == 3
     assert ref_logps(tmp_path / "s.parquet", pairs)[8].tolist() == [-2.5, -8.0]
+
+
+@pytest.mark.parametrize("alpha", [None, 0.3])
+def test_the_sums_of_many_rows_are_taken_a_batch_at_a_time(tmp_path, pairs, monkeypatch, alpha):
+    write(tmp_path / "s.parquet", pairs, [score(number) for number in range(9)])
+    whole = ref_logps(tmp_path / "s.parquet", pairs, alpha)
+    read, held = scores_module.read_batches, []
+
+    def watched(*arguments):
+        for batch in read(*arguments):
+            held.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(schema_module, "ROW_GROUP_ROWS", 4)
+    monkeypatch.setattr(scores_module, "read_batches", watched)
+    assert np.array_equal(ref_logps(tmp_path / "s.parquet", pairs, alpha), whole)
+    assert held == [4, 4, 1]
+
+
+def test_the_slow_half_of_pyarrow_is_not_loaded_before_scores_are_read() -> None:
+    code = "import sys, engine.preferences.scores; sys.exit('pyarrow.compute' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
