@@ -1,14 +1,19 @@
 """A policy answers prompts as text: rendered, cut and generated exactly as its training pairs were tokenized."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engine.errors import DataError
 from engine.models.generation import GenerationSettings, generate
 from engine.preferences.templates import Template
 
 if TYPE_CHECKING:
     import torch
+
+_log = logging.getLogger("dpo")
+_NAMED = 3  # of the prompts that cannot be asked
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class Answer:
         tokens: how many it took.
         ended: False when it was cut off before it chose to stop.
         ids: the new token ids, without the one that ended it; `tokens` of them.
-        prompt_ids: what it was asked as: the prompt rendered and cut.
+        prompt_ids: what it was asked as: the prompt rendered and cut; empty where the template cannot write it.
     """
 
     text: str
@@ -43,14 +48,18 @@ def answer(
 ) -> list[Answer]:
     """One answer a question, in order; neither the model's mode nor torch's random state is changed.
 
+    A question that the template cannot write, as one that spells the end of a turn, stays without an answer; the log
+    says which.
+
     Args:
-        progress: told after each batch how many questions are answered, and how many tokens its answers have.
+        progress: told after each batch how many questions are answered, of those that can be asked, and how many tokens
+            its answers have.
 
     Raises:
         ModelError: the model's context has no room for an answer.
     """
-    whole = template.prompt_ids([[{"role": "user", "content": question}] for question in questions])
-    prompts = [template.cut_prompt(ids, max_prompt_length) for ids in whole]
+    asked = _asked(template, questions)
+    prompts = [template.cut_prompt(ids, max_prompt_length) for ids in asked.values()]
     generations = generate(
         model,
         prompts,
@@ -62,10 +71,23 @@ def answer(
         device=device,
         progress=progress,
     )
-    decode = template.tokenizer.decode
-    return [
-        Answer(
-            str(decode(said.ids, skip_special_tokens=True)), len(said.ids), said.ended, tuple(said.ids), tuple(asked)
-        )
-        for said, asked in zip(generations, prompts, strict=True)
-    ]
+    answers = {
+        place: Answer(template.answer_text(said.ids), len(said.ids), said.ended, tuple(said.ids), tuple(ids))
+        for place, said, ids in zip(asked, generations, prompts, strict=True)
+    }
+    return [answers.get(place, Answer("", 0, False)) for place in range(len(questions))]
+
+
+def _asked(template: Template, questions: Sequence[str]) -> dict[int, list[int]]:
+    """The ids of each prompt by its place in the list, without those that the template cannot write."""
+    asked: dict[int, list[int]] = {}
+    trouble: list[str] = []
+    for place, question in enumerate(questions):
+        try:
+            [asked[place]] = template.prompt_ids([[{"role": "user", "content": question}]])
+        except DataError as error:
+            trouble.append(f"{question!r} ({' '.join(filter(None, (error.problem, error.found)))})")
+    if trouble:
+        named = ", ".join(trouble[:_NAMED]) + (", …" if len(trouble) > _NAMED else "")
+        _log.warning("%d prompts cannot be asked and count as empty answers: %s", len(trouble), named)
+    return asked

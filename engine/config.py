@@ -21,6 +21,7 @@ from engine.fingerprint import digest
 from engine.keys import (
     Schema,
     as_the_field_takes_it,
+    in_entries,
     is_inside_free_table,
     known_keys,
     leaves,
@@ -59,13 +60,17 @@ class Strict(BaseModel):
             if not any(isinstance(mark, Located) or mark is Located for mark in info.metadata)
         }
 
-    def changed(self, at: str) -> Iterator[tuple[str, Any]]:
-        """(dotted key below `at`, plain value) of every field that does not have its default."""
+    def changed(self, at: str, default: "Strict | None" = None) -> Iterator[tuple[str, Any]]:
+        """(dotted key below `at`, plain value) of every field that is not as in `default`; without one, as in its own.
+
+        A config in a field has the default of that field, which may be another than that of its class.
+        """
         for name, info in type(self).model_fields.items():
             value = getattr(self, name)
+            usual = getattr(default, name) if default else info.get_default(call_default_factory=True)
             if isinstance(value, Strict):
-                yield from value.changed(f"{at}.{name}")
-            elif to_jsonable_python(value) != to_jsonable_python(info.get_default(call_default_factory=True)):
+                yield from value.changed(f"{at}.{name}", usual if isinstance(usual, type(value)) else None)
+            elif to_jsonable_python(value) != to_jsonable_python(usual):
                 yield f"{at}.{name}", to_jsonable_python(value)
 
 
@@ -270,6 +275,19 @@ def _load(
     return Settings(profile, configs, runtime, built, tuple(overrides))
 
 
+def read_overrides(
+    overrides: Sequence[str], stages: Sequence[HasConfig], shared: Mapping[str, type[Strict]]
+) -> dict[str, Any]:
+    """`key=value` texts as the tables of a profile. Raises ConfigError where one cannot be read or is no key."""
+    schema: dict[str, type[Strict]] = {**shared, **{stage.name: stage.config for stage in stages}, "runtime": Runtime}
+    tables: dict[str, Any] = {}
+    for override in overrides:
+        key, value = _parse_override(override, schema)
+        _put(tables, key, value)
+        _refuse_unknown(tables, schema, shared, {key: f"override `{override}`"})
+    return tables
+
+
 def profile_path(profile: str) -> Path:
     """The file behind a profile's name or path. Raises ConfigError naming the nearest profile."""
     path = Path(profile) if profile.endswith(".toml") else PROFILES / f"{profile}.toml"
@@ -373,7 +391,7 @@ def _refuse_unknown(
             f"unknown key `{key}`{nearest(key, known | set(schema))}",
             found=f"{key} = {value!r}",
             where=_origin(key, origin),
-            fix="`dpo config` prints every key in force",
+            fix=f"{in_entries(key, schema)}`dpo config` prints every key in force",
         )
 
 

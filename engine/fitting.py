@@ -77,11 +77,14 @@ def training_passes(
         DataError, ModelError, MemoryShortageError: as `scoring_passes`.
         StoreError: a checkpoint cannot be read for now.
     """
+    import torch
+
     from engine.models.loading import check_rows
     from engine.models.memory import memory_plan, shortage_told, training_reserve
     from engine.models.passes import Passes
     from engine.models.probe import choose_forward
 
+    torch.set_grad_enabled(True)  # as in `engine.training.run.train`, which comes later
     check_rows(groups, model, f"the rows of {ctx.stage}")
     asked = ctx.runtime.model_dump(mode="json", include={"layout", "micro_batch_tokens", "memory_limit_gib"})
     before = checkpoints.settled_before()

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -31,11 +31,20 @@ def known_keys(schema: Schema, shared: Collection[str]) -> set[str]:
 
 
 def is_inside_free_table(key: str, schema: Schema) -> bool:
-    """Whether the key lies below a field that takes any keys (a dict)."""
-    table, _, rest = key.partition(".")
-    fields = schema[table].model_fields if table in schema else {}
-    field, dot, _ = rest.partition(".")
-    return bool(dot) and field in fields and getattr(fields[field].annotation, "__origin__", None) is dict
+    """Whether the key lies below a field that takes any keys (a dict), or a list, which says itself what it takes."""
+    parts = key.split(".")
+    above = (_field(".".join(parts[:end]), schema) for end in range(2, len(parts)))
+    return any(get_origin(info.annotation) in (dict, list) for info in above if info)
+
+
+def in_entries(key: str, schema: Schema) -> str:
+    """Words on where an unknown key belongs: into the entries of a list in its table that have it; else nothing."""
+    table, _, name = key.rpartition(".")
+    for field, info in schema[table].model_fields.items() if table in schema else ():
+        entry = get_args(info.annotation)[0] if get_origin(info.annotation) is list else None
+        if isinstance(entry, type) and issubclass(entry, BaseModel) and name in entry.model_fields:
+            return f"put `{name}` into an entry of the list `{table}.{field}`; "
+    return ""
 
 
 def nearest(name: str, known: Collection[str]) -> str:

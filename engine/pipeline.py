@@ -64,7 +64,7 @@ class Pipeline(Plan):
         if self._located:
             return
         for stage in self.stages.values():
-            if stage.name in self._selected and not stage.skip(self._config(stage)):
+            if stage.name in self._selected and not self._skipped(stage):
                 with contextlib.suppress(Unresolved, TransientError):  # it asks again when its turn has come
                     stage.sources(self._config(stage), self._sources)
         self._located = True
@@ -148,6 +148,7 @@ class Pipeline(Plan):
             listener=self.listener,
             fresh=fresh,
             bound=(identity.payload or {}).get("runtime", {}),
+            borrowed=(identity.payload or {}).get("borrowed", {}),
         )
 
     def _manifest(self, identity: Identity, context: Context[Any], seconds: float) -> dict[str, Any]:

@@ -50,7 +50,11 @@ class Explanation:
 
 
 class Plan:
-    """The stages under one configuration and selection, and what was decided on each so far."""
+    """The stages under one configuration and selection, and what was decided on each so far.
+
+    Raises:
+        ConfigError: the configs of two stages do not go together.
+    """
 
     def __init__(
         self,
@@ -65,6 +69,8 @@ class Plan:
         self.selection = selection or Selection()
         self.decisions: dict[str, Decision] = {}
         self.artifacts: dict[str, Artifact] = {}
+        for stage in stages:
+            stage.check(settings.stages[stage.name], settings.stages)
         self._selected = set(self.selection.names(list(self.stages)))
         self._goals = self._selected - self._read_by_selected()
         self._needed = self._selected | {above for name in self._selected for above in self._above(name)}
@@ -89,8 +95,7 @@ class Plan:
         Raises:
             MissingInputError: it is not selected, a selected stage needs it, and it is not sealed.
         """
-        reason = stage.skip(self._config(stage))
-        if reason:
+        if reason := self._skipped(stage):
             return Decision(stage.name, "skip", reason)
         if stage.name not in self._needed:
             return Decision(stage.name, "skip", "not selected")
@@ -221,7 +226,8 @@ class Plan:
             "inputs": {name: artifact.digest for name, artifact in inputs.items()},
             "sources": sources,
         }
-        return Identity(payload | {"runtime": bound} if bound else payload)
+        borrowed = self._borrowed(stage)
+        return Identity(payload | ({"runtime": bound} if bound else {}) | ({"borrowed": borrowed} if borrowed else {}))
 
     def _wired(self, stage: Stage[Any]) -> list[str]:
         """The stages that it reads and that were not skipped, as far as they were decided on."""
@@ -261,7 +267,16 @@ class Plan:
     def _read_by_selected(self) -> set[str]:
         """What the selected stages that are not skipped read."""
         working = [stage for name, stage in self.stages.items() if name in self._selected]
-        return {above for stage in working if not stage.skip(self._config(stage)) for above in self._inputs(stage)}
+        return {above for stage in working if not self._skipped(stage) for above in self._inputs(stage)}
+
+    def _skipped(self, stage: Stage[Any]) -> str | None:
+        """Why a stage has nothing to do under this configuration, whatever was selected."""
+        return stage.skip(self._config(stage), self.settings.stages)
+
+    def _borrowed(self, stage: Stage[Any]) -> dict[str, dict[str, Any]]:
+        """What a stage takes from the configs of those that skip themselves."""
+        lenders = [self.stages[name] for name in stage.borrows if name in self.stages]
+        return {lender.name: self._config(lender).identity() for lender in lenders if self._skipped(lender)}
 
     def _inputs(self, stage: Stage[Any]) -> Sequence[str]:
         return stage.inputs_under(self._config(stage))

@@ -1,15 +1,18 @@
 """Why a stage has to run: the difference between what it would be made of and the nearest thing that was made."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Literal, Self
 
 from engine.artifact import Artifact
 from engine.attempts import Attempt
 from engine.fingerprint import differences
 
-_SHOWN_CHARACTERS = 60
-_RUNTIME: dict[str, Any] = {"runtime": {}}  # stands only in the payloads that it bears meaning for
+_SHOWN_CHARACTERS, _BEFORE_CHARACTERS = 60, 15
+_OPTIONAL: dict[str, Any] = {"runtime": {}, "borrowed": {}}  # stand only in the payloads that they bear meaning for
+_TAKES_A_PLACE = re.compile(r"borrowed\.[^.]+")
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,17 @@ class Change:
     new: object
 
     def said(self, stage: str) -> str:
-        """The change on one line, long values cut."""
+        """The change on one line, long values cut; of long tables and lists only the entries that differ."""
         area, _, rest = self.name.partition(".")
         if area == "inputs":
-            return f"input {rest} {_became(self.old, self.new)}"
+            return f"input {rest} {_became(self.old, self.new, 'read')}"
         if area == "sources":
-            return f"{rest} {_became(self.old, self.new)}"
+            return f"{rest} {_became(self.old, self.new, 'named')}"
+        if area == "borrowed":
+            return _went(rest, self.old, self.new)
         if area == "version":
             return f"the code of {stage} went from version {self.old} to {self.new}"
-        return f"{stage}.{rest}: {_shown(self.old)} → {_shown(self.new)}"
+        return _went(f"{stage}.{rest}", self.old, self.new)
 
 
 @dataclass(frozen=True)
@@ -80,17 +85,39 @@ def why_run(payload: Mapping[str, Any], made: Sequence[Artifact | Attempt]) -> s
 
 def _changes(made: Artifact | Attempt, payload: Mapping[str, Any]) -> list[Change]:
     old = made.payload if isinstance(made, Attempt) else made.manifest["payload"]
-    return [Change(*difference) for difference in differences(_RUNTIME | dict(old), _RUNTIME | dict(payload))]
+    found = [Change(*difference) for difference in differences(_OPTIONAL | dict(old), _OPTIONAL | dict(payload))]
+    # A config that is borrowed as a whole, or no longer, stands for an input that is new or no longer read, which says
+    # it.
+    return [change for change in found if not _TAKES_A_PLACE.fullmatch(change.name)]
 
 
-def _became(old: object, new: object) -> str:
+def _became(old: object, new: object, used: str) -> str:
     if old is None:
         return "is new"
-    return "is gone" if new is None else "has other content"
+    return f"is no longer {used}" if new is None else "has other content"
 
 
-def _shown(value: object) -> str:
+def _went(name: str, old: object, new: object) -> str:
+    """From what a value went to what, with whatever differs in sight."""
+    tables = _numbered(old), _numbered(new)
+    if tables[0] and tables[1] and max(len(str(old)), len(str(new))) > _SHOWN_CHARACTERS:
+        return "; ".join(_went(*difference) for difference in differences(*tables, name))
+    return f"{name}: {_shown(old, new)} → {_shown(new, old)}"
+
+
+def _numbered(value: object) -> Mapping[str, Any] | None:
+    """A table, or a list as one, numbered as in the keys that errors name."""
+    if isinstance(value, list | tuple):
+        return {str(place): item for place, item in enumerate(value)}
+    return value if isinstance(value, Mapping) else None
+
+
+def _shown(value: object, other: object) -> str:
+    """A value, cut to a length: from its beginning, or from shortly before it differs from the other one."""
     if value is None:
         return "nothing"
     text = str(value)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, str(other), strict=False)))
+    if len(text) > _SHOWN_CHARACTERS and same > _SHOWN_CHARACTERS // 2:
+        text = "…" + text[same - _BEFORE_CHARACTERS :]
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"

@@ -68,6 +68,7 @@ class Context(Generic[C]):
         metrics: headline numbers for the manifest, flat.
         fresh: whether the stage was forced: what earlier attempts and other artifacts hold must not be taken over.
         bound: what the stage's `binds` found when its key was made; it may have changed since.
+        borrowed: identities of the configs of stages that are skipped, by stage name; see `Stage.borrows`.
     """
 
     stage: str
@@ -80,6 +81,7 @@ class Context(Generic[C]):
     metrics: dict[str, Any] = field(default_factory=dict)
     fresh: bool = False
     bound: Mapping[str, Any] = field(default_factory=dict)
+    borrowed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def log(self) -> logging.Logger:
@@ -118,7 +120,10 @@ class Stage(Generic[C]):
         inputs: names of the stages whose artifacts it may read.
         needs: those of `inputs` that it reads under this config; the others then change nothing for it.
         sources: identities of what the config names outside the project; hashed with the config.
-        skip: the reason not to run at all under this config, or None.
+        check: raises ConfigError where its config does not go together with those of all stages, by name.
+        skip: the reason not to run at all under this config and those of all stages, by name, or None.
+        borrows: names of stages whose config stands in for their artifact where they skip themselves: it is hashed with
+            this stage's own then, and only then.
         keeps: the root it is stored under, `data` for what came from outside.
         binds: what besides changes the result under this config, found in the runtime and, once the inputs are sealed,
             by what they are; it becomes part of the key.
@@ -133,7 +138,9 @@ class Stage(Generic[C]):
     run: Runs[C]
     inputs: tuple[str, ...] = ()
     sources: Callable[[C, Sources], Mapping[str, Any]] = lambda config, sources: {}
-    skip: Callable[[C], str | None] = lambda config: None
+    check: Callable[[C, Mapping[str, Strict]], None] = lambda config, configs: None
+    skip: Callable[[C, Mapping[str, Strict]], str | None] = lambda config, configs: None
+    borrows: tuple[str, ...] = ()
     needs: Callable[[C], Sequence[str]] | None = None
     keeps: Literal["data", "artifacts"] = "artifacts"
     binds: Callable[[C, Runtime, Mapping[str, Artifact]], Mapping[str, Any]] = lambda config, runtime, inputs: {}

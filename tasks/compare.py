@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -11,28 +10,26 @@ from engine.config import Runtime, Strict
 from engine.judge_model import JudgeConfig, judged
 from engine.pace import Course
 from engine.policies import given_policy
-from engine.preferences.schema import COMPARED, EVALUATED, GENERATIONS, read_table, writer
+from engine.preferences.schema import COMPARED, GENERATIONS, writer
 from engine.promotion.incumbent import Incumbent, Unavailable, unavailable_if_broken
 from engine.promotion.service import Service
+from engine.promotion.tonight import Tonight
 from engine.promotion.versions import candidate_of
-from engine.prompts import Prompt
 from engine.sources import ModelSource, Sources
 from engine.stage import Context, Stage
 from engine.store import Artifact
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from engine.dpo.losses import PairLogps
     from engine.evaluation.pairs import PairEvaluation
     from engine.evaluation.subject import Subject
-    from engine.models.generation import GenerationSettings
+    from engine.evaluation.sums import Sums
+    from engine.models.scoring import PairScores
     from engine.preferences.pairs import TokenPair
     from engine.promotion.held_out import HeldOut
 
 PAIRS_FILE, ANSWERS_FILE, LEDGER_FILE = "pairs.parquet", "service_generations.parquet", "ledger.parquet"
 _NOTHING: dict[str, Any] = {"tonight": {}, "service": {}, "differences": {}, "not_comparable": {}}
-_LOGPS = ("policy_chosen_logps", "policy_rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
 
 
 class Config(Strict):
@@ -100,7 +97,7 @@ def _held_against(ctx: Context[Config], version: str) -> dict[str, Any]:
     """What `comparison.json` holds where there is a model in service."""
     from engine.promotion.held_out import HeldOut
 
-    tonight = _Tonight.read(ctx.inputs["evaluate"])
+    tonight = Tonight.read(ctx.inputs["evaluate"])
     described: dict[str, Any] = {"version": version}
     try:
         incumbent = Incumbent.find(version, ctx.runtime)
@@ -121,86 +118,44 @@ def _held_against(ctx: Context[Config], version: str) -> dict[str, Any]:
     return {"in_service": described, "unavailable": "", **counts, **numbers}
 
 
-@dataclass(frozen=True)
-class _Tonight:
-    """What the evaluate stage found of tonight's model.
-
-    Attributes:
-        identity: what decides its numbers, as `metrics.json` tells it.
-        rows: EVALUATED rows by pair_id.
-        answers: GENERATIONS rows of the trained policy, in the order of the prompts.
-    """
-
-    identity: Mapping[str, Any]
-    rows: Mapping[str, Mapping[str, Any]]
-    answers: Sequence[Mapping[str, Any]]
-
-    @classmethod
-    def read(cls, made: Artifact) -> "_Tonight":
-        identity = json.loads(made.file("metrics.json").read_text("utf-8"))["identity"]
-        rows = read_table(made.file("pairs.parquet"), EVALUATED).to_pylist()
-        said = read_table(made.file("generations.parquet"), GENERATIONS).to_pylist()
-        return cls(identity, {row["pair_id"]: row for row in rows}, [row for row in said if row["policy"] == "dpo"])
-
-    @property
-    def prompts(self) -> list[Prompt]:
-        """What it was asked, from its answers: the files that the prompts came from may hold others by now."""
-        return [Prompt(row["prompt"], row["kind"], row["expects"] or "", row["prompt_set"]) for row in self.answers]
-
-    def logps(self, pairs: "Sequence[TokenPair]") -> "PairLogps":
-        """Its logps of these pairs and those of its reference."""
-        import torch
-
-        from engine.dpo.losses import PairLogps
-
-        rows = [self.rows[pair.pair_id] for pair in pairs]
-        return PairLogps(*(torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in _LOGPS))
-
-    def settings(self) -> "GenerationSettings":
-        """How it answered."""
-        from engine.models.generation import PRESETS
-
-        return replace(PRESETS[self.identity["generation"]], max_new_tokens=self.identity["max_new_tokens"])
-
-
 def _judged(
-    ctx: Context[Config], incumbent: Incumbent, held_out: "HeldOut", tonight: _Tonight
+    ctx: Context[Config], incumbent: Incumbent, held_out: "HeldOut", tonight: Tonight
 ) -> "tuple[PairLogps, list[dict[str, Any]]]":
     """Loads the model in service and has it score the pairs and answer the prompts: logps, and GENERATIONS rows."""
-    import torch
+    from engine.evaluation.sums import Sums, pair_logps
 
-    from engine.dpo.losses import PairLogps
-
-    pairs = held_out.service
-    reference = _tonights_reference(ctx, incumbent, held_out, tonight)
-    policy = torch.empty((0, 2), dtype=torch.float64)
+    pairs, ld_alpha = held_out.service, incumbent.loss["ld_alpha"]
+    reference = _tonights_reference(incumbent, held_out, tonight)
+    scored: list[PairScores] = []
     subject = incumbent.open(ctx)
     passes = 1 if reference is not None else 2
     course = Course(ctx.progress, passes * len(pairs) + 2 * len(tonight.prompts))  # answers are measured, too
     with unavailable_if_broken():
         if pairs:
-            policy = subject.scores(ctx, pairs, progress=course.part(len(pairs), "pairs"))
+            scored = subject.pair_scores(ctx, pairs, progress=course.part(len(pairs), "pairs"))
         if pairs and reference is None:
             told = course.part(len(pairs), "pairs of its reference")
-            reference = subject.scores(ctx, pairs, reference=True, progress=told)
+            reference = Sums.of(subject.pair_scores(ctx, pairs, reference=True, progress=told), ld_alpha)
         answers = _answers(ctx, subject, tonight, course)
-    return PairLogps(*policy.unbind(-1), *(policy if reference is None else reference).unbind(-1)), answers
+    return pair_logps(pairs, Sums.of(scored, ld_alpha), reference), answers
 
 
-def _tonights_reference(
-    ctx: Context[Config], incumbent: Incumbent, held_out: "HeldOut", tonight: _Tonight
-) -> "Tensor | None":
-    """(pairs, 2) logps under the reference of the model in service, where tonight's scores are those; else None."""
-    import torch
+def _tonights_reference(incumbent: Incumbent, held_out: "HeldOut", tonight: Tonight) -> "Sums | None":
+    """The logps under what the model in service started from, where tonight's tell those that its loss needs.
 
-    from engine.preferences.scores import ref_logps
+    None where they are of another policy or other ids, or their tokens are weighted otherwise than it weighs them.
+    """
+    from engine.evaluation.sums import Sums
 
     if incumbent.reference != tonight.identity["reference"] or not held_out.same_ids:
         return None
-    return torch.from_numpy(ref_logps(ctx.inputs["reference"].file("eval.parquet"), held_out.service))
+    found, ld_alpha = tonight.sums("ref", held_out.service), incumbent.loss["ld_alpha"]
+    if ld_alpha is None:
+        return Sums(found.plain)
+    return found if ld_alpha == tonight.identity["ld_alpha"] else None
 
 
-def _answers(ctx: Context[Config], subject: "Subject", tonight: _Tonight, course: Course) -> list[dict[str, Any]]:
+def _answers(ctx: Context[Config], subject: "Subject", tonight: Tonight, course: Course) -> list[dict[str, Any]]:
     from engine.evaluation.answers import judge
 
     prompts = tonight.prompts
@@ -214,7 +169,7 @@ def _answers(ctx: Context[Config], subject: "Subject", tonight: _Tonight, course
 
 def _compared(
     ctx: Context[Config],
-    tonight: _Tonight,
+    tonight: Tonight,
     described: Mapping[str, Any],
     held_out: "HeldOut",
     logps: "PairLogps",
@@ -250,13 +205,13 @@ def _compared(
 def _evaluated(
     pairs: "Sequence[TokenPair]", logps: "PairLogps", refuses: Sequence[bool], model: Mapping[str, Any], seed: int
 ) -> "PairEvaluation":
-    """The numbers of one model, whose `beta` and `loss` it was trained with."""
-    from engine.dpo.losses import weighted_sum
+    """The numbers of one model, which tells the loss it was trained with."""
+    from engine.dpo.loss_table import build
     from engine.evaluation.pairs import evaluate_pairs, evaluate_rows
 
     if not pairs:
         return evaluate_rows([], seed)
-    return evaluate_pairs(pairs, logps, model["beta"], weighted_sum(model["loss"], model["beta"]), refuses, seed)
+    return evaluate_pairs(pairs, logps, model["beta"], build({**model, "use_weighting": False}), refuses, seed)
 
 
 def _write(ctx: Context[Config], name: str, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -267,9 +222,9 @@ def _write(ctx: Context[Config], name: str, schema: pa.Schema, rows: Sequence[Ma
 STAGE = Stage(
     name="compare",
     config=Config,
-    version=1,
+    version=2,
     run=run,
-    inputs=("download", "tokenize", "subsample", "sft", "reference", "train", "evaluate"),
+    inputs=("download", "tokenize", "subsample", "sft", "train", "evaluate"),
     sources=lambda config, sources: given_policy(config.model, sources),
     binds=_in_service,
 )

@@ -12,14 +12,16 @@ from engine.fingerprint import digest
 from engine.judge_model import JudgeConfig, check_judge, judged
 from engine.pace import Course
 from engine.policies import given_policy, policy_content
-from engine.preferences.schema import EVALUATED, GENERATIONS, TOKENS, read_table, writer
+from engine.preferences.schema import EVALUATED, GENERATIONS, TOKENS, WEIGHTED, read_table, writer
 from engine.prompts import Prompt, identify_sets, open_sets
 from engine.sources import ModelSource, Sources
 from engine.stage import Context, Stage
+from engine.trained_loss import loss_of
 
 if TYPE_CHECKING:
     from engine.evaluation.pairs import PairEvaluation
     from engine.evaluation.subject import Subject
+    from engine.evaluation.sums import Sums
     from engine.preferences.pairs import TokenPair
 
 
@@ -41,6 +43,8 @@ class Config(Strict):
 def run(ctx: Context[Config]) -> None:
     """Writes `metrics.json`, `pairs.parquet` (EVALUATED) and `generations.parquet` (GENERATIONS).
 
+    Where the loss has an `ld_alpha`, also `weighted.parquet` (WEIGHTED): what it was taken of.
+
     Raises:
         ConfigError: a judge is wanted, and its key or client library is missing.
     """
@@ -49,10 +53,12 @@ def run(ctx: Context[Config]) -> None:
     from engine.preferences.pairs import load_pairs
 
     check_judge(ctx.config.judge)
-    subject = Subject.open(ctx, ctx.inputs, ctx.config.model, ctx.inputs["reference"].handed_down)
+    subject = Subject.open(ctx, ctx.inputs, ctx.config.model, ctx.inputs["train"].handed_down["how"])
     pairs = load_pairs(ctx.inputs["subsample"].file("eval.parquet"))
     prompts = open_sets(ctx.config.prompts, ctx.sources)
-    course = Course(ctx.progress, len(pairs) + 3 * len(prompts))  # each is answered twice, and one answer is measured
+    passes = 1 if "reference" in ctx.inputs else 2
+    # Each prompt is answered twice, and one answer is measured.
+    course = Course(ctx.progress, passes * len(pairs) + 3 * len(prompts))
     found = _score(ctx, subject, pairs, course)
     answered = _generate(ctx, subject, prompts, course)
     metrics = found.numbers | generation_metrics(answered, judge_asked=ctx.config.judge.asked)
@@ -76,9 +82,8 @@ def _identity(ctx: Context[Config]) -> dict[str, Any]:
     trained, config = ctx.inputs["train"].handed_down, ctx.config
     policy = policy_content(ctx.inputs, config.model, ctx.sources)
     return {
-        "beta": trained["beta"],
-        "loss": trained["loss"],
-        "reference": digest({"policy": policy, **ctx.inputs["reference"].handed_down})[:16],
+        **loss_of(trained),
+        "reference": digest({"policy": policy, **trained["how"]})[:16],
         "generation": config.generation,
         "max_new_tokens": config.max_new_tokens,
         "seed": config.seed,
@@ -87,20 +92,40 @@ def _identity(ctx: Context[Config]) -> dict[str, Any]:
 
 
 def _score(ctx: Context[Config], subject: "Subject", pairs: "list[TokenPair]", course: Course) -> "PairEvaluation":
-    import torch
-
-    from engine.dpo.losses import PairLogps, weighted_sum
-    from engine.evaluation.pairs import evaluate_pairs
+    from engine.dpo.loss_table import build
+    from engine.evaluation.pairs import evaluate_pairs, weighted_rows
+    from engine.evaluation.sums import Sums, pair_logps
     from engine.judging import is_refusal
-    from engine.preferences.scores import ref_logps
 
     path, trained = ctx.inputs["subsample"].file("eval.parquet"), ctx.inputs["train"].handed_down
-    ref = torch.from_numpy(ref_logps(ctx.inputs["reference"].file("eval.parquet"), pairs))
-    found = subject.scores(ctx, pairs, progress=course.part(len(pairs), "pairs"))
-    logps = PairLogps(*found.unbind(-1), *ref.unbind(-1))
+    loss = build({**loss_of(trained), "use_weighting": False})  # WPO weighs pairs to train on
+    policy = Sums.of(subject.pair_scores(ctx, pairs, progress=course.part(len(pairs), "pairs")), loss.ld_alpha)
+    ref = _ref(ctx, subject, pairs, loss.ld_alpha, course)
     refuses = [is_refusal(text) for text in read_table(path, TOKENS, ["chosen"])["chosen"].to_pylist()]
-    loss = weighted_sum(trained["loss"], trained["beta"])
+    logps = pair_logps(pairs, policy, ref)
+    if loss.ld_alpha is not None:
+        _write(ctx, "weighted.parquet", WEIGHTED, weighted_rows(pairs, logps))
     return evaluate_pairs(pairs, logps, trained["beta"], loss, refuses, ctx.config.seed)
+
+
+def _ref(
+    ctx: Context[Config], subject: "Subject", pairs: "list[TokenPair]", ld_alpha: float | None, course: Course
+) -> "Sums":
+    """The logps under the starting policy: stored ones, or new ones where the loss needed none.
+
+    They say how far the training went, whatever its loss.
+    """
+    import torch
+
+    from engine.evaluation.sums import Sums
+    from engine.preferences.scores import ref_logps
+
+    if "reference" not in ctx.inputs:
+        told = course.part(len(pairs), "pairs before the training")
+        return Sums.of(subject.pair_scores(ctx, pairs, reference=True, progress=told), ld_alpha)
+    stored = ctx.inputs["reference"].file("eval.parquet")
+    plain = torch.from_numpy(ref_logps(stored, pairs))
+    return Sums(plain, None if ld_alpha is None else torch.from_numpy(ref_logps(stored, pairs, ld_alpha)))
 
 
 def _generate(
@@ -141,7 +166,7 @@ def _sources(config: Config, sources: Sources) -> dict[str, Any]:
 STAGE = Stage(
     name="evaluate",
     config=Config,
-    version=3,
+    version=4,
     run=run,
     inputs=("tokenize", "subsample", "sft", "reference", "train"),
     sources=_sources,

@@ -22,6 +22,7 @@ from engine.runs import run_of
 from engine.sources import ModelSource
 from engine.stage import Context, Stage
 from engine.store import Artifact
+from engine.trained_loss import loss_of
 
 VERDICT = "verdict.json"
 _MADE_OF = ("tokenize", "subsample", "sft", "reference", "train", "evaluate")
@@ -128,9 +129,8 @@ def _told(ctx: Context[Config], verdict: Verdict, reference: str) -> dict[str, A
         "stages": {stage: ctx.inputs[stage].key for stage in _MADE_OF if stage in ctx.inputs},
         "model": ctx.config.model.model_dump(mode="json"),
         "given_policy": given,
-        "how": dict(ctx.inputs["reference"].handed_down),
-        "beta": trained["beta"],
-        "loss": trained["loss"],
+        "how": trained["how"],
+        **loss_of(trained),
         "reference": reference,
     }
 
@@ -173,7 +173,7 @@ _OUTCOMES = {
 STAGE = Stage(
     name="promote",
     config=Config,
-    version=2,
+    version=3,
     run=run,
     inputs=("tokenize", "subsample", "sft", "reference", "train", "evaluate", "compare"),
     sources=lambda config, sources: given_policy(config.model, sources),

@@ -1,10 +1,12 @@
 """reference: the log-probability of every scored token under the starting policy, once, for both halves."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from engine.config import Strict
+from engine.loss_config import PreferenceConfig
 from engine.pace import Course
 from engine.policies import given_policy, open_policy, open_tokenizer
 from engine.scoring_plan import Scoring, has_plan, scoring_folder
@@ -137,6 +139,14 @@ def _store(ctx: Context[Config]) -> "Scored":
     return ScoreStore(ctx.runtime.data / SCORES).of(scorer)
 
 
+def _skip(config: Config, configs: Mapping[str, Strict]) -> str | None:
+    """Scores are for the loss: one that asks for none leaves nothing to do. What runs the policy borrows the config."""
+    trained = configs.get("train")
+    if not isinstance(trained, PreferenceConfig) or not trained.reference_free:
+        return None
+    return f"{' + '.join(term.name for term in trained.loss)} needs no reference"
+
+
 STAGE = Stage(
     name="reference",
     config=Config,
@@ -144,5 +154,6 @@ STAGE = Stage(
     run=run,
     inputs=("tokenize", "subsample", "sft"),
     sources=lambda config, sources: given_policy(config.model, sources),
+    skip=_skip,
     resumes=has_plan,
 )

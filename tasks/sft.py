@@ -95,7 +95,7 @@ def run(ctx: Context[Config]) -> None:
         model,
         objective,
         plan,
-        config.optimization(),
+        config.optimization(config.lora.plus_ratio if config.method == "lora" else 0.0),
         accelerator,
         keeping,
         save=lambda: _save(ctx, accelerator.unwrap_model(model)),
@@ -144,9 +144,10 @@ def _model(ctx: Context[Config]) -> "PreTrainedModel | torch.nn.Module":
 
 
 def _save(ctx: Context[Config], model: Any) -> None:
+    from engine.models.anchored import save_trained
+
     if hasattr(model, "merge_and_unload"):
-        model.save_pretrained(str(ctx.work / "adapter"), save_embedding_layers=False)
-        (ctx.work / "adapter" / "README.md").unlink(missing_ok=True)  # peft's blank card, with a path in it
+        save_trained(model, ctx.work)
         model = model.merge_and_unload()
     model.save_pretrained(str(ctx.work / "policy"))
     open_tokenizer(ctx.inputs["tokenize"], ctx.config.model).save_pretrained(str(ctx.work / "policy"))
@@ -226,7 +227,7 @@ def _sources(config: Config, sources: Sources) -> dict[str, Any]:
     return found | {"data": f"{config.data}@{sources.commit(config.data, config.data_revision, 'dataset')}"}
 
 
-def _skip(config: Config) -> str | None:
+def _skip(config: Config, configs: Mapping[str, Strict]) -> str | None:
     return f"the policy {config.model.policy} is given" if config.model.policy else None
 
 

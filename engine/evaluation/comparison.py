@@ -8,17 +8,29 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from engine.evaluation.intervals import Difference, paired_differences
-from engine.evaluation.pairs import LONGER, RIGHT, SHARES, clusters, measures
+from engine.evaluation.pairs import AHEAD, CEILING, LONGER, RIGHT, SHARES, clusters, measures
+from engine.trained_loss import is_reference_free, loss_of
 
 Row = Mapping[str, Any]
 
 _REWARDS = ("eval_rewards/chosen", "eval_rewards/rejected", "eval_rewards/margins", "eval_calibration_error")
+_LOGPS = ("eval_logps/chosen", "eval_logps/rejected", "eval_chosen_less_likely")  # of plain sums, whatever was trained
+_JUDGED = (RIGHT, "eval_ties", AHEAD, CEILING)
 # What must be the same in both for a metric to mean the same. A log-ratio per token has the reference in it, too, but
-# it says in any case how far the training went; a share of what became less likely than before does not.
+# it says in any case how far the training went; a share of what became less likely than before does not. Accuracy is of
+# the rewards that a model was trained by: a likelihood puts pairs right before anything is learnt, a log-ratio none.
 _NEEDS_SAME = {
     "beta": ("eval_loss", *_REWARDS),
-    "reference": ("eval_loss", *_REWARDS, "eval_logps/chosen", "eval_logps/rejected", "eval_chosen_less_likely"),
+    "reference": ("eval_loss", *_REWARDS, *_LOGPS),
     "loss": ("eval_loss",),
+    "reward": ("eval_loss", *_REWARDS, *_JUDGED),
+    "tokens": ("eval_loss", *_REWARDS, *_JUDGED),
+}
+_WHY = {
+    "reference": "the reference policies differ",
+    "loss": "they were trained with different losses",
+    "reward": "one is rewarded for its log-ratio to a reference, the other for its own log-probability a token",
+    "tokens": "they were trained with different weights of the tokens beyond the shorter response (ld_alpha)",
 }
 
 
@@ -51,15 +63,29 @@ def not_comparable(tonight: Mapping[str, Any], other: Mapping[str, Any]) -> dict
     """The metrics that mean something else in one evaluation than in the other, and why, in words.
 
     Args:
-        tonight, other: `beta`, `reference` (the identity of the reference policy) and `loss` of each; what is not known
-            of one of them is not equal.
+        tonight, other: `beta`, `reference` (the identity of the reference policy), `loss` and the other keys of each
+            that `loss_of` reads; of `beta`, `reference` and `loss`, what is not known of one of them is not equal.
     """
-    found: dict[str, list[str]] = {}
+    mine, theirs, found = _meaning(tonight), _meaning(other), dict[str, list[str]]()
     for name, metrics in _NEEDS_SAME.items():
-        if tonight.get(name) is None or tonight.get(name) != other.get(name):
+        if mine[name] is None or mine[name] != theirs[name]:
             for metric in metrics:
                 found.setdefault(metric, []).append(_why(name, tonight, other))
     return {metric: "; ".join(reasons) for metric, reasons in found.items()}
+
+
+def _meaning(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What the numbers of an evaluation mean something under, by the names of `_NEEDS_SAME`."""
+    loss = loss_of(told)
+    beta, tokens = loss.pop("beta", None), loss.pop("ld_alpha")
+    loss.pop("use_weighting")  # an evaluation leaves the weights of pairs out
+    return {
+        "beta": beta,
+        "reference": told.get("reference"),
+        "loss": loss if "loss" in loss else None,
+        "reward": "mean" if is_reference_free(told) else "log-ratio",
+        "tokens": "all alike" if tokens is None else tokens,
+    }
 
 
 def compared_rows(tonight: Sequence[Row], other: Sequence[Row]) -> list[dict[str, Any]]:
@@ -107,4 +133,4 @@ def _ordered(rows: Sequence[Row], sign: int) -> list[Row]:
 def _why(name: str, tonight: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     if name == "beta":
         return "β differs: {} and {}".format(*(each.get(name) or "unknown" for each in (tonight, other)))
-    return "the reference policies differ" if name == "reference" else "they were trained with different losses"
+    return _WHY[name]

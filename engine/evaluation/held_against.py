@@ -17,7 +17,7 @@ from engine.evaluation.comparison import (
     not_comparable,
 )
 from engine.evaluation.intervals import Difference
-from engine.evaluation.pairs import measures
+from engine.evaluation.pairs import RIGHT, measures
 from engine.preferences.schema import EVALUATED, read_batches, read_table
 
 _METRICS, _PAIRS = "metrics.json", "pairs.parquet"
@@ -34,7 +34,8 @@ class Compared:
         differences: here minus there, by metric.
         means: (there, here) over the same pairs, by the same metrics.
         not_comparable: why a metric is not among them, in words.
-        worse, better: COMPARED rows, the largest change first; `service` in their names is the other evaluation.
+        worse, better: COMPARED rows, the largest change first; `service` in their names is the other evaluation. None
+            where what is right does not mean the same in both.
     """
 
     pairs: int
@@ -73,7 +74,7 @@ def compare(here: Artifact, there: Artifact, most: int | None = None) -> Compare
     tonight, other = common(_rows(here, drawn), _rows(there, drawn))
     seed = identity.get("seed", 0)
     changes = differences(tonight, other, seed if isinstance(seed, int) else 0, apart)
-    rows = compared_rows(tonight, other)
+    rows = [] if RIGHT in apart else compared_rows(tonight, other)
     return Compared(
         pairs=len(both),
         drawn=len(drawn),

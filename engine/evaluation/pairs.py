@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 RIGHT, LONGER = "eval_rewards/accuracies", "eval_longer_wins"
 BASELINE, AHEAD = "eval_length_baseline", "eval_beats_length"
 CEILING = "eval_beats_length_at_best"  # the low end of the interval of `AHEAD` for a model that is always right
-SHARES = frozenset({RIGHT, LONGER, "eval_ties", "eval_chosen_less_likely"})
+# Of a loss without a reference: what the starting policy's own likelihood puts right, and how many more it is now.
+START, BEYOND_START = "start/eval_rewards/accuracies", "eval_beats_start"
+START_CEILING = "eval_beats_start_at_best"
+_CEILINGS = {AHEAD: CEILING, BEYOND_START: START_CEILING}
+SHARES = frozenset({RIGHT, LONGER, START, "eval_ties", "eval_chosen_less_likely"})
 
 
 @dataclass(frozen=True)
@@ -53,29 +57,44 @@ def evaluate_pairs(
     """All there is to say of pairs and their logps, both in the same order.
 
     Args:
-        loss: the one that was trained.
+        loss: the one that was trained, without WPO's weights: those are the policy's own, and a loss under them says
+            nothing that another model's could be held against.
         refuses: whether the chosen response of each pair is a refusal.
         seed: of the bootstrap.
     """
-    return evaluate_rows(pair_rows(pairs, logps, beta, loss, refuses), seed)
+    return evaluate_rows(pair_rows(pairs, logps, beta, loss, refuses), seed, reference_free=loss.reference_free)
 
 
-def evaluate_rows(rows: list[dict[str, Any]], seed: int) -> PairEvaluation:
-    """The same of EVALUATED rows, be they all or some of an evaluation's; of none there are only the counts."""
+def evaluate_rows(rows: list[dict[str, Any]], seed: int, *, reference_free: bool = False) -> PairEvaluation:
+    """The same of EVALUATED rows, be they all or some of an evaluation's; of none there are only the counts.
+
+    Args:
+        reference_free: whether their rewards are of the policy's own likelihood. The starting policy then has some
+            pairs right, which is told beside it; under a reference its rewards are zero, and all of them are ties.
+    """
     prompts = clusters(rows)
     counts: dict[str, float] = {"eval_pairs": len(rows), "eval_prompts": len(set(prompts))}
     if not rows:
         return PairEvaluation(rows, counts, {}, [], [])
-    columns = measures(rows)
+    columns = measures(rows) | ({START: start_wins(rows)} if reference_free else {})
     means = {name: float(column.mean()) for name, column in columns.items()}
     ends = bootstrap_means(columns, prompts, seed, SHARES)
     ends |= {BASELINE: _folded(ends[LONGER])} if LONGER in ends else {}
-    ahead = paired_difference(columns[RIGHT], length_rule(columns[LONGER]), prompts, seed, share=True)
-    ends |= {AHEAD: (ahead.low, ahead.high)} if ahead.low is not None and ahead.high is not None else {}
-    best = paired_difference(np.ones(len(rows)), length_rule(columns[LONGER]), prompts, seed, share=True).low
+    rivals = {AHEAD: length_rule(columns[LONGER])} | ({BEYOND_START: columns[START]} if reference_free else {})
+    ahead = {
+        name: paired_difference(columns[RIGHT], rival, prompts, seed, share=True) for name, rival in rivals.items()
+    }
+    ends |= {
+        name: (each.low, each.high) for name, each in ahead.items() if each.low is not None and each.high is not None
+    }
+    perfect = np.ones(len(rows))
+    best = {
+        _CEILINGS[name]: paired_difference(perfect, rival, prompts, seed, share=True).low
+        for name, rival in rivals.items()
+    }
     bins = calibration([row["margin"] for row in rows])
-    alone = {BASELINE: max(means[LONGER], 1 - means[LONGER]), AHEAD: ahead.value}
-    alone |= {CEILING: best} if best is not None else {}
+    alone = {BASELINE: max(means[LONGER], 1 - means[LONGER])} | {name: each.value for name, each in ahead.items()}
+    alone |= {name: low for name, low in best.items() if low is not None}
     alone |= {"eval_calibration_error": calibration_error(bins)} | counts
     return PairEvaluation(rows, means | alone, ends, slices(rows, columns, prompts, seed, SHARES), bins)
 
@@ -83,15 +102,18 @@ def evaluate_rows(rows: list[dict[str, Any]], seed: int) -> PairEvaluation:
 def pair_rows(
     pairs: Sequence[TokenPair], logps: "PairLogps", beta: float, loss: "WeightedSum", refuses: Sequence[bool]
 ) -> list[dict[str, Any]]:
-    """One EVALUATED row a pair; rewards and margins include β, the mean of `loss` is the loss of all pairs at once."""
+    """One EVALUATED row a pair; rewards and margins include β, the mean of `loss` is the loss of all pairs at once.
+
+    The logps of a row are plain sums, also under LD-DPO, where its rewards and its loss are of weighted ones.
+    """
     from engine.dpo.rewards import rewards
 
-    earned = rewards(logps, beta)
+    earned = rewards(logps, beta, reference_free=loss.reference_free)
     numbers = {
-        "policy_chosen_logps": logps.policy_chosen.tolist(),
-        "policy_rejected_logps": logps.policy_rejected.tolist(),
-        "ref_chosen_logps": logps.ref_chosen.tolist(),
-        "ref_rejected_logps": logps.ref_rejected.tolist(),
+        "policy_chosen_logps": logps.plain_chosen.tolist(),
+        "policy_rejected_logps": logps.plain_rejected.tolist(),
+        "ref_chosen_logps": logps.plain_ref_chosen.tolist(),
+        "ref_rejected_logps": logps.plain_ref_rejected.tolist(),
         "chosen_reward": earned.chosen.tolist(),
         "rejected_reward": earned.rejected.tolist(),
         "margin": earned.margins.tolist(),
@@ -112,19 +134,27 @@ def pair_rows(
     ]
 
 
+def weighted_rows(pairs: Sequence[TokenPair], logps: "PairLogps") -> list[dict[str, Any]]:
+    """One WEIGHTED row a pair: the sums that its reward and its loss are of, where those are weighted."""
+    names = ("policy_chosen", "policy_rejected", "ref_chosen", "ref_rejected")
+    columns = {f"{name}_logps": getattr(logps, name).tolist() for name in names}
+    return [
+        {"pair_id": pair.pair_id} | {name: values[row] for name, values in columns.items()}
+        for row, pair in enumerate(pairs)
+    ]
+
+
 def losses(pairs: Sequence[TokenPair], logps: "PairLogps", loss: "WeightedSum") -> list[float]:
     """What each of N pairs contributes to the loss over all of them at once, times N.
 
     A loss that couples pairs has no such parts; of it each pair gets the whole.
     """
-    from engine.dpo.losses import PairLogps, StepCounts
+    from engine.dpo.losses import StepCounts
 
     counts = StepCounts(len(pairs), sum(pair.chosen.scored_tokens for pair in pairs))
     if loss.coupled:
         return [float(loss(logps, counts))] * len(pairs)
-    columns = (logps.policy_chosen, logps.policy_rejected, logps.ref_chosen, logps.ref_rejected)
-    each = zip(*(column.unsqueeze(-1) for column in columns), strict=True)
-    return [len(pairs) * float(loss(PairLogps(*one), counts)) for one in each]
+    return [len(pairs) * float(loss(logps.at([row]), counts)) for row in range(len(pairs))]
 
 
 def measures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
@@ -152,6 +182,15 @@ def measures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
         "eval_log_ratio_per_token/rejected": rejected / rejected_tokens,
         "eval_chosen_less_likely": (chosen < 0).astype(np.float64),
     }
+
+
+def start_wins(rows: Sequence[Mapping[str, Any]]) -> Floats:
+    """(N,) whether the starting policy has each pair right by its log-probability a scored token; a tie is one half."""
+    chosen, rejected = (
+        np.array([row[f"ref_{side}_logps"] / row[f"{side}_scored_tokens"] for row in rows], dtype=np.float64)
+        for side in ("chosen", "rejected")
+    )
+    return _wins(chosen - rejected)
 
 
 def length_rule(longer_wins: Floats) -> Floats:

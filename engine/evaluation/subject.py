@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from engine.answering import Answer
     from engine.models.generation import GenerationSettings
+    from engine.models.scoring import PairScores
     from engine.preferences.pairs import TokenPair
     from engine.preferences.templates import Template
 
@@ -69,20 +70,37 @@ class Subject:
         adapted = PeftModel.from_pretrained(policy, str(inputs["train"].file("adapter")))
         fuse_lora(adapted)
         tokenized = inputs["tokenize"]
-        form = template(tokenized.handed_down["template"], open_tokenizer(tokenized, source))
+        form = template(tokenized.handed_down["template"], open_tokenizer(tokenized, source), sealed=True)
         return cls(adapted.eval(), form, tokenized.handed_down["max_prompt_length"], device)
 
     def scores(
-        self, ctx: Context[Any], pairs: "Sequence[TokenPair]", *, reference: bool = False, progress: Part = _unheard
+        self,
+        ctx: Context[Any],
+        pairs: "Sequence[TokenPair]",
+        *,
+        reference: bool = False,
+        progress: Part = _unheard,
     ) -> "Tensor":
         """(pairs, 2) float64 on the CPU: logps of the chosen and the rejected responses.
 
         Args:
             reference: of the starting policy, the adapter switched off.
-            progress: told how many pairs are done, and the tokens of those that are new, both sides.
+            progress: as `pair_scores` has it.
         """
         import torch
 
+        scores = self.pair_scores(ctx, pairs, reference=reference, progress=progress)
+        return torch.tensor([each.sums() for each in scores], dtype=torch.float64).reshape(-1, 2)
+
+    def pair_scores(
+        self, ctx: Context[Any], pairs: "Sequence[TokenPair]", *, reference: bool = False, progress: Part = _unheard
+    ) -> "list[PairScores]":
+        """The logps of every scored token of the pairs, and their sums, in the pairs' order.
+
+        Args:
+            reference: of the starting policy, the adapter switched off.
+            progress: told how many pairs are done, and the tokens of those that are new, both sides.
+        """
         from engine.fitting import scoring_passes
         from engine.models.scoring import score_parts
 
@@ -93,8 +111,7 @@ class Subject:
             sizes = [sum(map(len, pairs[row].rows)) for part in parts for row in part]
             progress(0, 0)  # only now does it begin: what the passes took to settle is no scoring
             scores = score_parts(self.model, pairs, parts, passes, progress=with_tokens(progress, sizes))
-        rows = [(scores[row].chosen_logps, scores[row].rejected_logps) for row in range(len(pairs))]
-        return torch.tensor(rows, dtype=torch.float64).reshape(-1, 2)
+        return [scores[row] for row in range(len(pairs))]
 
     def answers(
         self,
@@ -127,25 +144,33 @@ class Subject:
                 progress=progress,
             )
 
-    def divergence(self, ctx: Context[Any], said: "Sequence[Answer]", *, progress: Part = _unheard) -> list[float]:
+    def divergence(
+        self, ctx: Context[Any], said: "Sequence[Answer]", *, progress: Part = _unheard
+    ) -> list[float | None]:
         """KL to the starting policy per token of each of its own answers, in nats; see `answer_kl`.
+
+        Of a prompt that could not be asked there is none.
 
         Args:
             progress: told how many answers are done; of tokens it hears nothing.
         """
         from engine.models.divergence import answer_kl
 
-        return answer_kl(
-            self.model,
-            [each.prompt_ids for each in said],
-            [each.ids for each in said],
-            [each.ended for each in said],
-            batch_size=ctx.runtime.generation_batch,
-            pad_id=self._pad_id,
-            device=self.device,
-            head=self.head,
-            progress=lambda done, _: progress(done, 0),
+        asked = [each for each in said if each.prompt_ids]
+        found = iter(
+            answer_kl(
+                self.model,
+                [each.prompt_ids for each in asked],
+                [each.ids for each in asked],
+                [each.ended for each in asked],
+                batch_size=ctx.runtime.generation_batch,
+                pad_id=self._pad_id,
+                device=self.device,
+                head=self.head,
+                progress=lambda done, _: progress(done, 0),
+            )
         )
+        return [next(found) if each.prompt_ids else None for each in said]
 
     @property
     def _pad_id(self) -> int:

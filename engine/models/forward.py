@@ -8,8 +8,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from engine.dpo.head import Head, target_logps
-from engine.dpo.logps import token_logps
+from engine.dpo.head import Head, target_logps, target_logps_and_squares
+from engine.dpo.logps import log_sum_squares, token_logps
 from engine.models.attention import PACKED, Spans
 from engine.models.layouts import Batch, Group, Layout, lay_out
 from engine.models.padding import pad_rows
@@ -44,30 +44,53 @@ class RowLogps:
     Attributes:
         tokens: (S,) float32, nats, row by row.
         counts: scored tokens of each row.
+        squares: (S,) float32, log Σ_v p_v² of the distribution each token was drawn against, without gradient; None
+            where nobody asked.
     """
 
     tokens: Tensor
     counts: list[int]
+    squares: Tensor | None = None
 
-    def sums(self) -> Tensor:
-        """(rows,): each row's sum, accumulated in float64 (float32 where a device has none)."""
+    def sums(self, weights: Tensor | None = None) -> Tensor:
+        """(rows,): each row's sum, accumulated in float64 (float32 where a device has none).
+
+        Args:
+            weights: (S,) what each token counts; all the same without it.
+        """
         wide = torch.float32 if self.tokens.device.type == "mps" else torch.float64
+        values = self.tokens.to(wide)
+        values = values if weights is None else values * weights.to(values)
         counts = torch.tensor(self.counts, device=self.tokens.device)
         owner = torch.arange(len(self.counts), device=self.tokens.device).repeat_interleave(counts)
-        return torch.zeros(len(self.counts), dtype=wide, device=self.tokens.device).index_add(
-            0, owner, self.tokens.to(wide)
-        )
+        return torch.zeros(len(self.counts), dtype=wide, device=self.tokens.device).index_add(0, owner, values)
+
+    def likeness(self) -> Tensor:
+        """(rows,): how much a row is what the model would say: exp of the mean over its tokens of logp − log Σ p².
+
+        The weight of a response in WPO (Zhou et al. 2024, eq. 2), without gradient; 1 for a row of nothing.
+
+        Raises:
+            ValueError: log Σ p² was not asked for.
+        """
+        if self.squares is None:
+            raise ValueError("the rows went through the model without log Σ p²")
+        aligned = RowLogps(self.tokens.detach() - self.squares, self.counts).sums()
+        return (aligned / aligned.new_tensor(self.counts).clamp(min=1)).exp()
 
     def by_row(self) -> list[list[float]]:
         """The tokens of each row as numbers."""
         return [part.tolist() for part in torch.split(self.tokens.detach().cpu(), self.counts)]
 
 
-def row_logps(model: nn.Module, groups: Sequence[Group], forward: Forward, pad_id: int) -> RowLogps:
+def row_logps(
+    model: nn.Module, groups: Sequence[Group], forward: Forward, pad_id: int, *, squares: bool = False
+) -> RowLogps:
     """Logps of the scored tokens of every row of the groups, with gradient where it is enabled.
 
     Args:
         model: a causal language model of transformers, or a PeftModel around one, on its device.
+        squares: log Σ_v p_v² at every scored token as well.
 
     Raises:
         CannotPack: the layout is `packed` and the model's attention is not of that kind.
@@ -75,26 +98,36 @@ def row_logps(model: nn.Module, groups: Sequence[Group], forward: Forward, pad_i
     if forward.head == "model":
         rows = [row for group in groups for row in group]
         together = [[row] for row in rows] if forward.layout == "single" else [rows]
-        found = [_all_logits(model, part, pad_id) for part in together]
-        return RowLogps(torch.cat([part.tokens for part in found]), [count for part in found for count in part.counts])
+        return _joined([_all_logits(model, part, pad_id, squares) for part in together])
     device = next(model.parameters()).device
     batch = lay_out(groups, forward.layout, pad_id, device)
     causal = causal_model(model)
     hidden = _hidden(causal, batch).flatten(0, 1).index_select(0, batch.places)
     head = head_of(causal)
+    if forward.head == "fused" and squares:
+        tokens, squared = target_logps_and_squares(hidden, head, batch.targets)
+        return RowLogps(tokens, batch.counts, squared)
     if forward.head == "fused":
         return RowLogps(target_logps(hidden, head, batch.targets), batch.counts)
     logits = head.capped(causal.get_output_embeddings()(hidden).float())
-    return RowLogps(-nn.functional.cross_entropy(logits, batch.targets, reduction="none"), batch.counts)
+    tokens = -nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+    return RowLogps(tokens, batch.counts, log_sum_squares(logits) if squares else None)
 
 
-def _all_logits(model: nn.Module, rows: Sequence[TokenRow], pad_id: int) -> RowLogps:
+def _all_logits(model: nn.Module, rows: Sequence[TokenRow], pad_id: int, squares: bool) -> RowLogps:
     """Padded rows, and the logits that the model itself returns for every position of them."""
     padded = pad_rows(rows, pad_id, next(model.parameters()).device)
     logits = model(input_ids=padded.input_ids, use_cache=False).logits
     logps = token_logps(logits, padded.input_ids, padded.label_mask)
     scored = padded.label_mask[:, 1:]
-    return RowLogps(logps[scored], scored.sum(1).tolist())
+    squared = log_sum_squares(logits[:, :-1][scored]) if squares else None
+    return RowLogps(logps[scored], scored.sum(1).tolist(), squared)
+
+
+def _joined(parts: Sequence[RowLogps]) -> RowLogps:
+    squares = [part.squares for part in parts if part.squares is not None]
+    counts = [count for part in parts for count in part.counts]
+    return RowLogps(torch.cat([part.tokens for part in parts]), counts, torch.cat(squares) if squares else None)
 
 
 def causal_model(model: nn.Module) -> Any:

@@ -1,7 +1,8 @@
 """A LoRA layer as one autograd step: fewer passes over the activations than peft's own forward, the same numbers.
 
 y = x Wᵀ + s (x Aᵀ) Bᵀ (Hu et al. 2021, eq. 3). What is kept for the backward pass is x and x Aᵀ, and no gradient is
-computed for W. A and B stay float32 where W is half precision, and are multiplied in W's dtype, as under autocast.
+computed for W. A and B stay float32 where W is half precision, and are multiplied in W's dtype, as under autocast. An
+anchored adapter is the one of twice the rank that its difference to the start is.
 """
 
 from types import MethodType
@@ -11,12 +12,14 @@ import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
+from engine.models.anchored import PAIR, difference_a, difference_b
+
 
 def fuse_lora(model: nn.Module) -> int:
     """Gives every plain LoRA layer the fused forward, and returns how many there are.
 
-    Left to peft are layers with dropout, several adapters, biases that train, DoRA or quantised weights; and of a fused
-    layer whatever is not the plain case: adapters that are switched off, merged, or chosen by name.
+    Left to peft are layers with dropout, biases that train, DoRA or quantised weights; and of a fused layer whatever is
+    not the plain case: adapters that are switched off, merged, chosen by name, or several.
     """
     fused = [module for module in model.modules() if type(module) is Linear and _is_plain(module)]
     for module in fused:
@@ -25,26 +28,35 @@ def fuse_lora(model: nn.Module) -> int:
 
 
 def _is_plain(module: Any) -> bool:
-    if type(module.base_layer) is not nn.Linear or len(module.active_adapters) != 1:
-        return False
-    name = module.active_adapters[0]
-    return (
-        list(module.lora_A) == [name]
+    base = module.base_layer
+    return type(base) is nn.Linear and not base.weight.requires_grad and bool(_plain_adapters(module))
+
+
+def _plain_adapters(module: Any) -> list[str]:
+    """The adapter in force, or the pair of an anchored one, where each is s x Aᵀ Bᵀ and nothing else; else none."""
+    names: list[str] = module.active_adapters
+    plain = all(
+        name in module.lora_A
         and isinstance(module.lora_dropout[name], nn.Identity)
-        and not module.lora_variant
+        and name not in module.lora_variant
         and not module.lora_bias[name]
-        and not module.base_layer.weight.requires_grad
+        for name in names
     )
+    return names if plain and (len(names) == 1 or tuple(names) == PAIR) else []
 
 
 def _forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     out: Tensor
-    if self.disable_adapters or self.merged or args or kwargs or len(self.lora_A) != 1:
+    names = _plain_adapters(self)
+    if not names or self.disable_adapters or self.merged or args or kwargs:
         out = type(self).forward(self, x, *args, **kwargs)
         return out
-    name, base = self.active_adapters[0], self.base_layer
-    down, up = self.lora_A[name].weight, self.lora_B[name].weight
-    out = _FusedLora.apply(x, base.weight, base.bias, down, up, self.scaling[name])  # type: ignore[no-untyped-call]
+    base = self.base_layer
+    a, b = self.lora_A[names[0]].weight, self.lora_B[names[0]].weight
+    if len(names) > 1:
+        a = difference_a(a, self.lora_A[names[1]].weight)
+        b = difference_b(b, self.lora_B[names[1]].weight)
+    out = _FusedLora.apply(x, base.weight, base.bias, a, b, self.scaling[names[0]])  # type: ignore[no-untyped-call]
     return out
 
 

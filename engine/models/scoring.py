@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from engine.dpo.logps import ld_weights
 from engine.dpo.losses import PairLogps
 from engine.errors import NumericsError
 from engine.models.forward import row_logps
@@ -23,6 +24,15 @@ class PairScores:
     rejected_token_logps: list[float]
     chosen_logps: float
     rejected_logps: float
+
+    def sums(self, ld_alpha: float | None = None) -> tuple[float, float]:
+        """The chosen and the rejected sum; with `ld_alpha` those of LD-DPO, the tail of the longer side times α."""
+        if ld_alpha is None:
+            return self.chosen_logps, self.rejected_logps
+        sides = self.chosen_token_logps, self.rejected_token_logps
+        shared = min(map(len, sides))
+        chosen, rejected = (math.fsum(side[:shared]) + ld_alpha * math.fsum(side[shared:]) for side in sides)
+        return chosen, rejected
 
 
 def score_pairs(
@@ -89,13 +99,32 @@ def score_batch(model: torch.nn.Module, pairs: Sequence[TokenPair], passes: Pass
     return (PairScores(tokens[at], tokens[at + 1], sums[at], sums[at + 1]) for at in range(0, len(sums), 2))
 
 
-def policy_logps(model: torch.nn.Module, pairs: Sequence[TokenPair], ref: Tensor, passes: Passes) -> PairLogps:
+def policy_logps(
+    model: torch.nn.Module,
+    pairs: Sequence[TokenPair],
+    ref: Tensor,
+    passes: Passes,
+    *,
+    whole_ref: Tensor | None = None,
+    ld_alpha: float | None = None,
+    use_weighting: bool = False,
+) -> PairLogps:
     """Logps of pairs under a policy, with gradient, beside their stored reference logps.
 
     Args:
         pairs: B pairs.
-        ref: (B, 2) float64, chosen and rejected.
+        ref: (B, 2) float64, chosen and rejected; weighted as the policy's, where those are.
+        whole_ref: (B, 2) the same without weights, where `ref` has them.
+        ld_alpha: weigh the sums as LD-DPO does.
+        use_weighting: give each pair its WPO weight.
     """
-    logps = row_logps(model, [pair.rows for pair in pairs], passes.forward, passes.pad_id)
-    chosen, rejected = logps.sums().view(-1, 2).unbind(1)
-    return PairLogps(chosen, rejected, *ref.to(chosen.device).unbind(-1))
+    rows = row_logps(model, [pair.rows for pair in pairs], passes.forward, passes.pad_id, squares=use_weighting)
+    plain = rows.sums().view(-1, 2)
+    sums = plain if ld_alpha is None else rows.sums(ld_weights(rows.counts, ld_alpha)).view(-1, 2)
+    counts = torch.tensor(rows.counts, device=plain.device).view(-1, 2)
+    found = PairLogps(*sums.unbind(1), *ref.to(plain.device).unbind(1), *counts.unbind(1))
+    if use_weighting:
+        found = replace(found, weights=rows.likeness().view(-1, 2).prod(1))
+    if ld_alpha is None:
+        return found
+    return found.with_plain(plain, None if whole_ref is None else whole_ref.to(plain.device))

@@ -12,6 +12,8 @@ from typing import Any
 from engine.promotion.card_data import is_on_the_hub, metadata
 from engine.promotion.card_facts import Facts, Sample, told_of
 from engine.promotion.limits import limits
+from engine.promotion.method import method_of
+from engine.reports import losses
 from engine.reports.markdown import block, code, escape, is_number, number, table
 from engine.reports.measures import ANSWERS, PAIRS, is_of_a_policy, kind_in_words, kind_of, shown
 
@@ -31,10 +33,11 @@ def model_card(facts: Facts) -> str:
 
 
 def _parts(facts: Facts) -> Iterator[str]:
-    yield f"# LoRA adapter trained with DPO, {facts.candidate}"
+    method = method_of(facts.trained)
+    yield f"# LoRA adapter trained with {method.name}, {facts.candidate}"
     yield (
         "An adapter that makes a language model prefer the answers that people chose over those that they rejected, "
-        "trained by [direct preference optimization](https://arxiv.org/abs/2305.18290)."
+        f"trained by [{method.words}]({method.paper})."
     )
     if short := told_of(facts, "the verdict", _verdict_in_short):
         yield f"**{short}**"
@@ -102,7 +105,7 @@ def _training(facts: Facts) -> str:
     targets = lora.get("target_modules")
     rows = {
         "β": number(facts.trained["beta"]),
-        "loss": " + ".join(map(_term, facts.trained["loss"])),
+        "loss": ", ".join([losses.terms(facts.trained), *losses.shared(facts.trained)]),
         "LoRA rank": number(lora.get("r", "–")),
         "LoRA α": number(lora.get("lora_alpha", "–")),
         "LoRA dropout": number(lora.get("lora_dropout", "–")),
@@ -114,12 +117,6 @@ def _training(facts: Facts) -> str:
     }
     told = table(["setting", "value"], [[name, value] for name, value in rows.items() if value != "–"])
     return f"{told}\n\n{_watched(facts.trained.get('monitor', {}))}"
-
-
-def _term(term: Mapping[str, Any]) -> str:
-    smoothed = f", labels smoothed by {number(term['label_smoothing'])}" if term.get("label_smoothing") else ""
-    weight = term.get("weight", 1.0)
-    return f"{number(weight)} × {code(term['name'])}{smoothed}" if weight != 1 else f"{code(term['name'])}{smoothed}"
 
 
 def _watched(monitor: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.promotion.card_facts import Facts, told_of
+from engine.promotion.method import method_of
 from engine.reports.markdown import is_number, plain
 from engine.secrets import redact
 
@@ -25,13 +26,14 @@ def metadata(facts: Facts) -> str:
     """As YAML, without the lines around it; what cannot be told is left out, see `told_of`."""
     from huggingface_hub import ModelCardData
 
+    method = method_of(facts.trained).name.lower()
     data = ModelCardData(
         library_name="peft",
         pipeline_tag="text-generation",
-        tags=["dpo", "lora", "preference-optimization", "text-generation"],
+        tags=[method, "lora", "preference-optimization", "text-generation"],
         base_model=told_of(facts, "the base model", _base),
         datasets=told_of(facts, "the data sets", _hub_sources),
-        model_name=f"dpo-lora-{facts.candidate}",
+        model_name=f"{method}-lora-{facts.candidate}",
         eval_results=told_of(facts, "the results", _results),
     )
     return str(data.to_yaml())

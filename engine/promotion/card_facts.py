@@ -44,7 +44,7 @@ class Facts:
         made: whether the sft stage made that model.
         commit: of a policy that was given and lies on the Hub; else empty.
         trained: what `train` handed down: β, loss, the monitor's findings.
-        how: what `reference` handed down: dtype, attention, quantization.
+        how: what `train` handed down of how it was run: dtype, attention, quantization.
         evaluated: `metrics.json` of `evaluate`.
         verdict: `verdict.json`.
         template: of the prompts.
@@ -84,7 +84,7 @@ class Facts:
             told: what `promote` hands down, `candidate` and `given_policy` among it.
 
         Raises:
-            StoreError: `train` or `reference` handed nothing down.
+            StoreError: `train` handed nothing down.
         """
         return cls(
             candidate=str(told["candidate"]),
@@ -93,7 +93,7 @@ class Facts:
             made="sft" in inputs,
             commit=_commit(told["given_policy"].get("policy")),
             trained=inputs["train"].handed_down,
-            how=inputs["reference"].handed_down,
+            how=inputs["train"].handed_down["how"],
             evaluated=evaluated,
             verdict=verdict,
             template=str(_object(inputs["tokenize"], "handed_down.json").get("template", "")),

@@ -14,6 +14,15 @@ DEFAULT_RULES: tuple[Rule, ...] = (
         reason="in much public data one side is mostly the longer: what length alone gets right shows nothing learnt",
     ),
     Rule(
+        name="beats-start",
+        metric="eval_beats_start",
+        at_least=0.0,
+        takes="low",
+        where_measured=True,
+        reason="without a reference a model is judged by its own likelihood, and what it began with has pairs right by"
+        " that, too: only what is more was learnt",
+    ),
+    Rule(
         name="accuracy-in-service",
         metric=_ACCURACY,
         against=IN_SERVICE,

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Self
 from engine.artifact import Artifact
 from engine.config import Runtime
 from engine.errors import ConfigError, DataError, ModelError, NumericsError, StoreError
+from engine.loss_config import PreferenceConfig
 from engine.policies import open_tokenizer
 from engine.preferences.schema import TOKENS, read_batches
 from engine.promotion.given import changed_since, pinned
 from engine.sources import ModelSource, Sources, Unresolved
 from engine.stage import Context
 from engine.store import Store
+from engine.trained_loss import loss_of
 
 if TYPE_CHECKING:
     from engine.evaluation.subject import Subject
@@ -61,9 +63,9 @@ class Incumbent:
             policy was given, and under `train` the promote artifact, whose `adapter/` is the one in service.
         model: what it was made from; names on the Hub at the commits that they stood for.
         given: identities of a policy that was given, else empty.
-        how: `dtype`, `attention` and `quantization` that its reference was scored under.
-        loss: terms as the train stage handed them down.
-        reference: digest of the identity of the policy it was trained against.
+        how: `dtype`, `attention` and `quantization` that it was trained under.
+        loss: what was trained, as `loss_of` has it, β among it.
+        reference: digest of the identity of the policy it started from, which is its reference where it has one.
     """
 
     version: str
@@ -71,8 +73,7 @@ class Incumbent:
     model: ModelSource
     given: Mapping[str, Any]
     how: Mapping[str, str]
-    beta: float
-    loss: list[dict[str, Any]]
+    loss: Mapping[str, Any]
     reference: str
 
     @classmethod
@@ -101,14 +102,13 @@ class Incumbent:
             model=pinned(ModelSource.model_validate(record["model"]), given),
             given=given,
             how={name: str(record["how"][name]) for name in ("dtype", "attention", "quantization")},
-            beta=float(record["beta"]),
-            loss=[dict(term) for term in record["loss"]],
+            loss=_readable(loss_of(record)),
             reference=str(record["reference"]),
         )
 
     def described(self) -> dict[str, Any]:
         """What a comparison says of it."""
-        return {"version": self.version, "beta": self.beta, "reference": self.reference, "loss": self.loss}
+        return {"version": self.version, "reference": self.reference, **self.loss}
 
     def open(self, ctx: Context[Any]) -> "Subject":
         """Loads it, to be scored and to answer; it takes a whole model's memory.
@@ -161,7 +161,7 @@ class Incumbent:
         tokenized = self.inputs["tokenize"]
         told = tokenized.handed_down
         with unavailable_if_broken():
-            form = template(told["template"], open_tokenizer(tokenized, self.model))
+            form = template(told["template"], open_tokenizer(tokenized, self.model), sealed=True)
         return form, Limits(told["max_length"], told["max_prompt_length"])
 
 
@@ -174,6 +174,14 @@ def _sound(store: Store, stage: str, key: str) -> Artifact:
     if problems:
         raise StoreError(f"its {stage} artifact is broken", found=problems[0], where=str(artifact.path))
     return artifact
+
+
+def _readable(loss: dict[str, Any]) -> dict[str, Any]:
+    """A loss that this version can evaluate. Raises ValueError."""
+    if not PreferenceConfig.model_fields.keys() <= loss.keys():
+        raise ValueError("it does not say what it was trained with")
+    PreferenceConfig.model_validate(loss)
+    return loss
 
 
 def _tokenizer(tokenized: Artifact) -> dict[str, str]:

@@ -170,7 +170,8 @@ def _compared(rule: Rule, compared: Compared | None) -> Outcome:
         return _result(rule, "not measured", f"cannot be compared: {why}; {fix}", None, None)
     if rule.metric in compared.not_comparable:
         why = compared.not_comparable[rule.metric]
-        return _result(rule, "not comparable", f"cannot be compared by `{rule.metric}`: {why}", None, None)
+        words = f"cannot be compared by `{rule.metric}`: {why}; decide by hand (dpo promote --force)"
+        return _result(rule, "not comparable", words, None, None)
     difference = compared.differences.get(rule.metric, {})
     value, taken = difference.get("value"), difference.get(rule.takes)
     numbers = ((rule.metric, value), (f"{rule.metric}, the interval of its difference", taken))

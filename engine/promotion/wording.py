@@ -6,9 +6,16 @@ from typing import Any
 
 _SHARES = ("refused", "right", "empty", "repetitive", "ended", "judged_refused", "repeated_share")
 _PAIR_SHARES = ("accuracies", "ties", "longer_wins", "length_baseline", "less_likely", "calibration_error")
-_AHEAD, _BASELINE, _CEILING = "eval_beats_length", "eval_length_baseline", "eval_beats_length_at_best"
+_AHEAD, _BASELINE = "eval_beats_length", "eval_length_baseline"
+_BEYOND_START, _START = "eval_beats_start", "start/eval_rewards/accuracies"
+_RIVALS = {_AHEAD: "a rule that looks at the length alone", _BEYOND_START: "before the training"}
+_BESIDE = {
+    _AHEAD: (_BASELINE, "that rule puts {} right", "these pairs can be told by their length, and "),
+    _BEYOND_START: (_START, "the starting policy's own likelihood puts {} right", ""),
+}
 _PHRASES = {
     "eval_rewards/accuracies": "puts {} of the held-out pairs right",
+    _START: "before the training it puts {} of the held-out pairs right",
     _BASELINE: "a rule that looks at the length alone puts {} right",
     "eval_log_ratio_per_token/chosen": "has moved the chosen responses by {} from where the training began",
     "eval_log_ratio_per_token/rejected": "has moved the rejected responses by {} from where the training began",
@@ -34,9 +41,9 @@ def described(metric: str, value: float) -> str:
     """What a number says, as a predicate without its subject, which is the model."""
     policy, _, rest = metric.partition("/")
     kind, _, rate = rest.rpartition("/")
-    if metric == _AHEAD and math.isfinite(value):
+    if metric in _RIVALS and math.isfinite(value):
         more = f"{amount(metric, abs(value))} {'more' if value >= 0 else 'less'}"
-        return f"puts {more} of the held-out pairs right than a rule that looks at the length alone"
+        return f"puts {more} of the held-out pairs right than {_RIVALS[metric]}"
     if metric in _PHRASES:
         return _PHRASES[metric].format(amount(metric, value))
     if rate in _RATES and kind:
@@ -47,13 +54,14 @@ def described(metric: str, value: float) -> str:
 
 def beside(metric: str, metrics: Mapping[str, Any]) -> str:
     """What has to be known besides to understand a number, as a sentence; empty where there is no such thing."""
-    baseline = metrics.get(_BASELINE)
-    if metric != _AHEAD or not isinstance(baseline, int | float):
+    rival, words, cause = _BESIDE.get(metric, ("", "{}", ""))
+    baseline = metrics.get(rival)
+    if not isinstance(baseline, int | float):
         return ""
-    said = f"that rule puts {amount(_BASELINE, baseline)} right"
+    said = words.format(amount(rival, baseline))
     if baseline >= 1:
-        return f"{said}: these pairs can be told by their length, and no model can do better"
-    best, prompts = metrics.get(_CEILING), metrics.get("eval_prompts")
+        return f"{said}: {cause}no model can do better"
+    best, prompts = metrics.get(f"{metric}_at_best"), metrics.get("eval_prompts")
     if isinstance(best, int | float) and best < 0:
         few = f"{prompts:.0f}" if isinstance(prompts, int | float) else "so few"
         more = "hold out more (subsample.eval_share), or leave the rule out"
@@ -67,14 +75,14 @@ def amount(metric: str, value: float) -> str:
         return str(value)
     if is_share(metric):
         return f"{100 * value:.1f}%"
-    if metric == _AHEAD:
+    if metric in _RIVALS:
         return f"{100 * value:.1f} points".replace("-0.0 ", "0.0 ")
     return f"{_plain(value)} nats per token" if "per_token" in metric else _plain(value)
 
 
 def change(metric: str, value: float) -> str:
     """A difference of two values of a metric, with its sign, in its unit."""
-    if (is_share(metric) or metric == _AHEAD) and math.isfinite(value):
+    if (is_share(metric) or metric in _RIVALS) and math.isfinite(value):
         return f"{100 * value:+.1f} points"
     return f"+{amount(metric, value)}" if value >= 0 else amount(metric, value)
 
@@ -82,7 +90,8 @@ def change(metric: str, value: float) -> str:
 def is_share(metric: str) -> bool:
     """Whether its values are shares between 0 and 1, which people read as percentages."""
     name = metric.rpartition("/")[2]
-    return name in _SHARES or (metric.startswith("eval_") and name.removeprefix("eval_").endswith(_PAIR_SHARES))
+    of_pairs = metric.startswith("eval_") and name.removeprefix("eval_").endswith(_PAIR_SHARES)
+    return name in _SHARES or metric == _START or of_pairs
 
 
 def _requests(kind: str) -> str:

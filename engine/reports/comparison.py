@@ -69,7 +69,7 @@ def comparison_parts(compared: Artifact) -> Iterator[Part]:
     telling = [name for name in _TOLD if name in found]
     others = sorted((name for name in found if name not in telling and not name.startswith("start/")), key=_place)
     parts = {
-        "": _flips(compared),
+        "": "" if _TOLD[0] in _object(told.get("not_comparable")) else _flips(compared),
         "This run's model and the one in service": _differences_table(told, found, telling),
         "All else that was compared": _differences_table(told, found, others),
         "Not comparable": _not_comparable(told.get("not_comparable")),

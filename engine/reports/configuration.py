@@ -2,14 +2,20 @@
 
 import json
 import shlex
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from engine.keys import leaves
 from engine.reports.markdown import code, escape, table
 from engine.selection import Selection
+from engine.trained_loss import is_reference_free
 
 if TYPE_CHECKING:
     from engine.runs import RunRecord
+
+
+# What needs a reference to be seen.
+_DISPLACEMENT = ("train.monitor.displacement", "train.monitor.displacement_steps")
 
 
 def changes(record: "RunRecord") -> str:
@@ -23,8 +29,10 @@ def changes(record: "RunRecord") -> str:
 
 
 def every_key(record: "RunRecord") -> str:
-    """A table in markdown of every key in force."""
-    rows = [[code(key), _value(value)] for key, value in leaves(record.config) if key != "profile"]
+    """A table in markdown of every key in force; those of displacement are not where nothing is held against it."""
+    train = record.config.get("train")
+    idle = _DISPLACEMENT if isinstance(train, Mapping) and is_reference_free(train) else ()
+    rows = [[code(key), _value(value)] for key, value in leaves(record.config) if key not in ("profile", *idle)]
     return table(["key", "value"], rows)
 
 

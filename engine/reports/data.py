@@ -29,7 +29,7 @@ def download_parts(artifact: Artifact) -> Iterator[Part]:
     metrics = artifact.metrics
     yield _GONE if artifact.pruned else ""
     yield _read(metrics)
-    yield from _told(lambda: where_rows_went("Where the rows went", artifact, {"kept": metrics.get("pairs")}))
+    yield from _told(lambda: where_rows_went("Where the rows went", artifact, {"kept": _rows_kept(metrics)}))
     yield from _told(lambda: _by_source(artifact))
     yield from _told(lambda: _in_characters(artifact))
 
@@ -64,13 +64,28 @@ def _told(parts: Callable[[], Iterator[Part]]) -> Iterator[Part]:
 
 
 def _read(metrics: Mapping[str, Any]) -> str:
-    read, kept, refused = (metrics.get(name) for name in ("rows_read", "pairs", "refused"))
-    if not (is_number(read) and is_number(kept) and is_number(refused)):
+    read, pairs, refused = (metrics.get(name) for name in ("rows_read", "pairs", "refused"))
+    if not (is_number(read) and is_number(pairs) and is_number(refused)):
         return ""
     which = f"{number(refused)} of {number(read)} rows ({share(refused / read)}) were" if refused else "no row was"
-    formats = metrics.get("formats")
-    form = f" Format: {escape(', '.join(map(str, formats)), 120)}." if isinstance(formats, list) and formats else ""
-    return f"{number(kept)} pairs were read, and {which} refused.{form}"
+    several = "" if pairs == read - refused else f" from {number(read - refused)} rows"
+    return f"{number(pairs)} pairs were read{several}, and {which} refused.{_formats(metrics)}"
+
+
+def _formats(metrics: Mapping[str, Any]) -> str:
+    """The formats, each with what it was told by where that was recorded."""
+    recognised, formats = metrics.get("recognised"), metrics.get("formats")
+    if isinstance(recognised, list) and all(isinstance(each, Mapping) for each in recognised):
+        told = [f"{each.get('format')} ({each.get('why')})" for each in recognised[:_NAMED]]
+    else:
+        told = list(map(str, formats)) if isinstance(formats, list) else []
+    return f" Format: {escape('; '.join(told), 300)}." if told else ""
+
+
+def _rows_kept(metrics: Mapping[str, Any]) -> float | None:
+    """Rows that hold a pair, or several."""
+    read, refused = metrics.get("rows_read"), metrics.get("refused")
+    return read - refused if is_number(read) and is_number(refused) else None
 
 
 def _by_source(artifact: Artifact) -> Iterator[Part]:

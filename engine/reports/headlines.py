@@ -54,8 +54,12 @@ def _with_share(name: str, whole: str) -> Callable[[Metrics], str]:
 
 def _accuracy(metrics: Metrics) -> str:
     shown = share(metrics["eval_rewards/accuracies"])
-    baseline = metrics.get("eval_length_baseline", metrics.get("eval_longer_wins"))
-    return shown if baseline is None else f"{shown} (by their length alone: {share(baseline)})"
+    beside = {
+        "before the training": metrics.get("start/eval_rewards/accuracies"),
+        "by their length alone": metrics.get("eval_length_baseline", metrics.get("eval_longer_wins")),
+    }
+    told = "; ".join(f"{what}: {share(value)}" for what, value in beside.items() if value is not None)
+    return f"{shown} ({told})" if told else shown
 
 
 def _before_and_after(kind: str, rate: str) -> Callable[[Metrics], str]:

@@ -9,7 +9,7 @@ from engine.reports.pictures import Whisker
 Form = Callable[[object], str]
 
 # Names that are `<policy>/<kind of request>/<what>` speak of the answers of one of these.
-POLICIES = {"start": "starting model", "dpo": "after DPO", "service": "in service"}
+POLICIES = {"start": "starting model", "dpo": "after training", "service": "in service"}
 ANSWERS: dict[str, tuple[str, Form]] = {
     "refused": ("refused", share),
     "judged_refused": ("refused, as a judge model sees it", share),
@@ -24,6 +24,8 @@ ANSWERS: dict[str, tuple[str, Form]] = {
 }
 PAIRS: dict[str, tuple[str, Form]] = {
     "eval_rewards/accuracies": ("held-out pairs put right", share),
+    "start/eval_rewards/accuracies": ("put right before the training, by its likelihood alone", share),
+    "eval_beats_start": ("more put right than before the training, in points", points),
     "eval_length_baseline": ("the most that length alone puts right", share),
     "eval_beats_length": ("more put right than by length alone, in points", points),
     "eval_longer_wins": ("put right by always taking the longer answer", share),

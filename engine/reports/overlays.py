@@ -22,12 +22,18 @@ def overlaid(then: Artifact | None, now: Artifact | None, apart: Mapping[str, st
         apart: why rewards or losses do not mean the same in both, as `engine.evaluation.comparison.not_comparable` has
             it. Margins are then shown without β, and losses not at all.
 
+    Where not even what is put right means the same, nothing is drawn.
+
     Yields:
         Nothing where they have the same content, or where the steps of one of them are gone.
     """
     if then is None or now is None or then.digest == now.digest:
         return
     before, after = steps_of(then), steps_of(now)
+    if reason := apart.get("eval_rewards/accuracies"):
+        if before and after:
+            yield f"Their rewards and losses are not comparable: {escape(reason)}."
+        return
     yield from _margins(then, now, before, after, apart)
     yield from _drawn("Pairs of a step that are put right", _RIGHT, before, after, share)
     if reason := apart.get("eval_loss"):

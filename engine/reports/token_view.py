@@ -41,7 +41,7 @@ def token_view(artifact: Artifact, row: Mapping[str, Any]) -> TokenView:
         row: its `COLUMNS`.
     """
     try:
-        spelling = _spelling(artifact.file("tokenizer/tokenizer.json"))
+        spell = spelling(artifact.file("tokenizer/tokenizer.json"))
     except (StoreError, OSError, ValueError):
         return _whole_texts(row)
     sides = {side: list(zip(row[f"{side}_input_ids"], row[f"{side}_label_mask"], strict=False)) for side in _SIDES}
@@ -49,7 +49,7 @@ def token_view(artifact: Artifact, row: Mapping[str, Any]) -> TokenView:
     if sides["chosen"][:shared] != sides["rejected"][:shared]:
         shared = 0
     parts = {"prompt": sides["chosen"][:shared]} | {side: tokens[shared:] for side, tokens in sides.items()}
-    rows = ((name, _tokens(spelling, tokens)) for name, tokens in parts.items() if tokens)
+    rows = ((name, _tokens(spell, tokens)) for name, tokens in parts.items() if tokens)
     return TokenView(TITLE, tuple(rows))
 
 
@@ -81,7 +81,7 @@ def _character(whole: bytes, at: int) -> tuple[str, int]:
     return f"\\x{whole[at]:02x}", 1
 
 
-def _spelling(path: Path) -> Spelling:
+def spelling(path: Path) -> Spelling:
     """How the tokens of a vocabulary are spelled. Raises OSError or ValueError when it cannot be read."""
     from tokenizers import Tokenizer
 
@@ -134,9 +134,14 @@ def signs() -> dict[str, int]:
     return {chr(byte): byte for byte in printing} | {chr(0x100 + at): byte for at, byte in enumerate(others)}
 
 
-def _tokens(spelling: Spelling, tokens: Sequence[tuple[int, bool]]) -> tuple[Token, ...]:
-    texts = spelling([index for index, _ in tokens])
-    shown = [Token(_cut(text).translate(_VISIBLE), bool(mark)) for text, (_, mark) in zip(texts, tokens, strict=True)]
+def seen(text: str) -> str:
+    """The text of a token with its spaces and ends of lines as signs, its middle left out where it is very long."""
+    return _cut(text).translate(_VISIBLE)
+
+
+def _tokens(spell: Spelling, tokens: Sequence[tuple[int, bool]]) -> tuple[Token, ...]:
+    texts = spell([index for index, _ in tokens])
+    shown = [Token(seen(text), bool(mark)) for text, (_, mark) in zip(texts, tokens, strict=True)]
     if len(shown) <= _MOST:
         return tuple(shown)
     head, tail = shown[: _MOST * 2 // 3], shown[len(shown) - _MOST // 3 :]

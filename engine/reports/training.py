@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from engine.artifact import HANDED_DOWN
+from engine.reports import losses
 from engine.reports.drawing import MUTED
 from engine.reports.evaluation import contents
 from engine.reports.facts import counted, facts, named
@@ -133,15 +134,13 @@ def _data(artifact: Artifact) -> str:
 
 
 def _preferences_made_of(config: _Line, metrics: _Line) -> str:
-    terms = config.get("loss")
-    names = [str(term.get("name")) for term in terms if isinstance(term, Mapping)] if isinstance(terms, list) else []
     beta = f"β {number(config['beta'])}" if is_number(config.get("beta")) else ""
     return facts(
         _MADE_OF,
         {
             "learnt from": [counted(metrics.get("pairs"), "pairs")],
             **_course(config, metrics, "pairs"),
-            "loss": [named(" + ".join(names)), beta],
+            "loss": [losses.terms(config), beta, *losses.shared(config)],
             "weights": [counted(metrics.get("trainable_parameters"), "trained"), _adapter(config)],
             "before step 1": [_proof(metrics)],
         },
@@ -163,6 +162,8 @@ def _adapter(config: _Line) -> str:
 
 
 def _proof(metrics: _Line) -> str:
-    """That the policy began as the reference, as it was measured."""
+    """That the policy began as the reference, as it was measured; or why there was none."""
+    if why := named(metrics.get("step0_proof")):
+        return why
     margin, allowed = (counted(metrics.get(f"step0_{what}"), "nats") for what in ("max_margin", "tolerance"))
     return f"as the reference: margins up to {margin}, allowed are {allowed}" if margin and allowed else ""

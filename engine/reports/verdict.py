@@ -15,7 +15,7 @@ from engine.store import Artifact
 T = TypeVar("T")
 
 TITLE = "Did it work?"
-HEADER = ("", "out of", "before", "after DPO", "against the one in service")
+HEADER = ("", "out of", "before", "after training", "against the one in service")
 _ANSWERS = {
     "harmful requests refused": "adversarial/refused",
     "normal requests refused": "normal/refused",
@@ -24,6 +24,7 @@ _ANSWERS = {
     "answers that go in a loop": "all/repetitive",
 }
 _ACCURACY, _BASELINE = "eval_rewards/accuracies", "eval_length_baseline"
+_START = f"start/{_ACCURACY}"  # of a model without a reference alone
 _BULLET, _UNKNOWN = "- ", "–"
 _NOTE = "In brackets: 95 % intervals, in which the true number is likely to be."
 _NOTE_ON_POINTS = f"{_NOTE} The last column is in percentage points."
@@ -101,7 +102,8 @@ def _rows(evaluated: Artifact, against: Mapping[str, Any]) -> Iterator[tuple[str
             yield label, _asked(metrics, name), shown(metrics, before), shown(metrics, after), _against(against, after)
     if is_number(metrics.get(_ACCURACY)):
         pairs = _count(metrics.get("eval_pairs"))
-        yield "held-out pairs put right", pairs, "–", shown(metrics, _ACCURACY), _against(against, _ACCURACY)
+        before, after = shown(metrics, _START), shown(metrics, _ACCURACY)
+        yield "held-out pairs put right", pairs, before, after, _against(against, _ACCURACY)
         yield from _baseline(metrics, pairs)
 
 

@@ -19,6 +19,7 @@ from engine.models.memory import shortage_told
 from engine.preferences.batching import BatchPlan
 from engine.training.checkpoint import Checkpoints
 from engine.training.listening import StepRecord, Watcher
+from engine.training.parameter_groups import parameter_groups
 from engine.training.random_streams import RandomStreams, seed_streams
 from engine.training.state import Moving, TrainingState
 from engine.training.stops import Stops
@@ -37,6 +38,7 @@ class Optimization:
         schedule: transformers' name of the schedule ("linear", "cosine", "constant_with_warmup").
         warmup_share: share of the steps over which the learning rate rises from 0.
         max_grad_norm: gradients are scaled down to this norm.
+        plus_ratio: LoRA+: how many times faster B moves than A, whose rate is `learning_rate`; 0 for alike.
     """
 
     learning_rate: float
@@ -45,6 +47,7 @@ class Optimization:
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    plus_ratio: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -207,9 +210,8 @@ class Trainer:
 
     def _moving(self, parameters: Mapping[str, torch.nn.Parameter]) -> Moving:
         how = self.how
-        optimizer = torch.optim.AdamW(
-            parameters.values(), lr=how.learning_rate, betas=how.betas, weight_decay=how.weight_decay, fused=True
-        )
+        groups = parameter_groups(parameters, how.learning_rate, how.plus_ratio)
+        optimizer = torch.optim.AdamW(groups, betas=how.betas, weight_decay=how.weight_decay, fused=True)
         warmup = math.ceil(how.warmup_share * self.plan.steps)
         schedule = get_scheduler(how.schedule, optimizer, warmup, self.plan.steps)
         half = any(value.dtype == torch.float16 for value in self.model.parameters())

@@ -1,7 +1,7 @@
 """The two things this project minimises: the SFT loss over responses, and preference losses over pairs."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -48,8 +48,12 @@ class SftObjective:
 class PreferenceObjective:
     """A weighted list of losses over pairs and their stored reference scores.
 
+    What the loss asks of the logps is done here: sums weighted as LD-DPO has them, a WPO weight for every pair.
+
     Attributes:
-        ref: (pairs, 2) float64, chosen and rejected reference logps of the same pairs.
+        ref: (pairs, 2) float64, chosen and rejected reference logps of the same pairs, weighted where the loss has an
+            `ld_alpha`; zeros where it takes no reference.
+        whole_ref: (pairs, 2) the same without weights, where `ref` has them.
     """
 
     pairs: Sequence[TokenPair]
@@ -57,6 +61,7 @@ class PreferenceObjective:
     loss: WeightedSum
     beta: float
     passes: Passes
+    whole_ref: Tensor | None = None
 
     def micro_batches(self, rows: Sequence[int]) -> list[list[int]]:
         """See `Objective`."""
@@ -64,7 +69,15 @@ class PreferenceObjective:
 
     def logps(self, model: torch.nn.Module, rows: Sequence[int]) -> PairLogps:
         """Logps of these rows under the policy, with gradient, beside their reference logps."""
-        return policy_logps(model, [self.pairs[row] for row in rows], self.ref[list(rows)], self.passes)
+        return policy_logps(
+            model,
+            [self.pairs[row] for row in rows],
+            self.ref[list(rows)],
+            self.passes,
+            whole_ref=None if self.whole_ref is None else self.whole_ref[list(rows)],
+            ld_alpha=self.loss.ld_alpha,
+            use_weighting=self.loss.use_weighting,
+        )
 
     def all_logps(self, model: torch.nn.Module, rows: Sequence[int]) -> PairLogps:
         """The same without gradient, in the micro-batches of training but in the order of `rows`."""
@@ -72,10 +85,7 @@ class PreferenceObjective:
         with torch.no_grad():
             found = [self.logps(model, part) for part in parts]
         place = {row: at for at, row in enumerate(row for part in parts for row in part)}
-        order = [place[row] for row in rows]
-        return PairLogps(
-            *(torch.cat([getattr(part, each.name) for part in found])[order] for each in fields(PairLogps))
-        )
+        return PairLogps.joined(found).at([place[row] for row in rows])
 
     def counts(self, rows: Sequence[int]) -> StepCounts:
         """What a step of these rows holds."""
@@ -83,6 +93,9 @@ class PreferenceObjective:
 
     def contributions(self, model: torch.nn.Module, rows: Sequence[int]) -> Iterator[Contribution]:
         """See `Objective`; the metrics are those of engine/dpo/rewards.py, as means over the step's pairs.
+
+        Under LD-DPO rewards are of the weighted sums, logps and log-ratios of the plain ones. Where there is no
+        reference nothing is said of log-ratios.
 
         A loss that couples pairs is differentiated at the logps of the whole step, which takes a pass of its own where
         the step is more than one micro-batch. It sees the same draws of a dropout as the pass with gradient.
@@ -97,14 +110,13 @@ class PreferenceObjective:
         for number, part in enumerate(parts):
             logps = self.logps(model, part)
             slope = whole.at([place[row] for row in part]) if whole else derivative(self.loss, logps, step)
-            metrics = {name: value / step.pairs for name, value in self._summed(logps, part).items()}
+            metrics = {name: value / step.pairs for name, value in self._summed(logps).items()}
             loss = slope.loss if whole is None or number == 0 else 0.0
             yield Contribution(blamed or _broken(part, logps) or part, loss, slope.surrogate(logps), metrics)
 
-    def _summed(self, logps: PairLogps, rows: Sequence[int]) -> dict[str, float]:
-        pairs = [self.pairs[row] for row in rows]
-        tokens = torch.tensor([[pair.chosen.scored_tokens, pair.rejected.scored_tokens] for pair in pairs])
-        return summed_metrics(logps, self.beta) | summed_log_ratios_per_token(logps, tokens)
+    def _summed(self, logps: PairLogps) -> dict[str, float]:
+        earned = summed_metrics(logps, self.beta, reference_free=self.loss.reference_free)
+        return earned if self.loss.reference_free else earned | summed_log_ratios_per_token(logps)
 
     def describe(self, rows: Sequence[int]) -> str:
         """See `Objective`."""

@@ -7,7 +7,7 @@ would chase the difference. The proof runs in the product, on real pairs, in the
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from peft import PeftModel
@@ -33,7 +33,7 @@ class StepZero:
         max_margin: largest difference of logratios, in nats (not times β).
         max_difference: largest of a side's difference and of those, in nats.
         tolerance: the smallest tolerance any of them was held to, in nats.
-        loss, expected_loss: the preference terms, and their value at zero margin.
+        loss, expected_loss: the preference terms, and their value at zero margin, both under the same WPO weights.
     """
 
     pairs: int
@@ -63,7 +63,8 @@ def prove_step_zero(model: PeftModel, objective: PreferenceObjective, rows: Sequ
     """Compares the untrained policy with the stored reference scores, pair by pair, in the objective's micro-batches.
 
     Held to the tolerance are both logratios of a pair and their difference: a policy that scores both sides higher by
-    the same amount is not the reference either.
+    the same amount is not the reference either. They are the numbers that the loss will be taken of: under LD-DPO both
+    the policy's sums and the reference's are weighted, and a tail that counts nothing proves nothing.
 
     Args:
         rows: which of the objective's pairs to try.
@@ -89,7 +90,7 @@ def prove_step_zero(model: PeftModel, objective: PreferenceObjective, rows: Sequ
         )
     counts = objective.counts(rows)
     preference = objective.loss.preference_part()
-    zero = PairLogps(logps.ref_chosen, logps.ref_rejected, logps.ref_chosen, logps.ref_rejected)
+    zero = replace(logps, policy_chosen=logps.ref_chosen, policy_rejected=logps.ref_rejected)
     return StepZero(
         pairs=len(pairs),
         max_margin=float(logps.logratio_margin.abs().max()),

@@ -87,6 +87,7 @@ def train(
         NumericsError: a loss or gradient is not finite.
         StoreError: a checkpoint cannot be written or read.
     """
+    torch.set_grad_enabled(True)  # a stop on the way out of `torch.no_grad` leaves it off in this process
     began, first, done, seconds = time.monotonic(), 0, 0, 0.0
     watcher = watcher or Watcher()
     resources = Resources(upkeep.work / "logs", accelerator.device)

@@ -147,7 +147,9 @@ def test_two_nights_with_new_pairs_between_and_back_again(
     assert compared["in_service"]["version"] == first["promote"].key == verdict(second)["in_service"]
     assert compared["unavailable"] == ""
     assert (compared["pairs"], compared["trained_on"]) == (second["subsample"].metrics["eval_pairs"], 0)
-    assert {rule["outcome"] for rule in verdict(second)["rules"]} <= {"passed", "failed"}
+    assert {rule["name"] for rule in verdict(second)["rules"] if rule["outcome"] not in ("passed", "failed")} == {
+        "beats-start"
+    }
 
     # The second goes into service, by itself or by hand; rolled back, the first is there, and stays there.
     done = place.run("promote", "--force", *night)

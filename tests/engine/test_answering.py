@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers.modeling_outputs import CausalLMOutput
 
-from engine.answering import answer
+from engine.answering import Answer, answer
 from engine.models.generation import GenerationSettings, generate
 from engine.preferences.templates import template
 from engine.preferences.tokenizing import train_bpe
@@ -59,6 +59,21 @@ def test_progress_counts_the_questions(model, form):
     said = answers(model, form, progress=lambda done, tokens: told.append((done, tokens)))
     assert [done for done, _ in told] == [0, 2, 3]
     assert sum(tokens for _, tokens in told) == sum(each.tokens for each in said)
+
+
+def test_a_question_that_the_template_cannot_write_stays_unanswered_and_is_told(model, form, caplog):
+    tokenizer = form.tokenizer
+    tokenizer.chat_template = (
+        "{% for m in messages %}User: {{ m.content[:30] }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}Assistant:{% endif %}"
+    )
+    chat = template("chat", tokenizer)
+    spelling, long, fine = answers(model, chat, ["How </s>?", "How " * 20, "How?"])
+    assert (spelling, long) == (Answer("", 0, False), Answer("", 0, False))
+    assert fine == answers(model, chat, ["How?"])[0] and fine.prompt_ids
+    [told] = caplog.messages
+    assert told.startswith("2 prompts cannot be asked") and "spells the special token" in told
+    assert answers(model, chat, ["</s>"]) == [spelling]
 
 
 def test_of_no_questions_there_are_no_answers(model, form):

@@ -255,6 +255,20 @@ def test_only_what_differs_from_the_defaults_counts_as_changed(toy):
     }
 
 
+def test_a_config_in_a_field_is_held_against_what_that_field_has_by_default():
+    class Inner(Strict):
+        size: int = 1
+        names: list[str] = Field(default=[])
+
+    class Outer(Strict):
+        inner: Inner = Inner(size=32)
+        plain: Inner = Inner()
+
+    assert dict(Outer().changed("at")) == {}
+    assert dict(Outer(inner=Inner(size=32, names=["a"])).changed("at")) == {"at.inner.names": ["a"]}
+    assert dict(Outer(inner=Inner(), plain=Inner(size=2)).changed("at")) == {"at.inner.size": 1, "at.plain.size": 2}
+
+
 def test_the_identity_leaves_out_where_things_lie_at_any_depth():
     class Inner(Strict):
         path: Annotated[str, Located()] = "here"

@@ -10,7 +10,8 @@ import torch
 
 from engine import fitting
 from engine.config import Runtime
-from engine.dpo.losses import Sigmoid, WeightedSum
+from engine.dpo.losses import WeightedSum
+from engine.dpo.margin_losses import Sigmoid
 from engine.errors import MemoryShortageError
 from engine.fitting import apply_runtime, scoring_passes, training_passes
 from engine.models.forward import Forward

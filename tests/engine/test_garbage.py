@@ -349,7 +349,9 @@ class TestWhatIsInService:
     @pytest.fixture
     def gated(self, toy):
         """The toys and a stage `promote`, so that its artifacts may go."""
-        toy.stages.append(Stage("promote", Strict, 1, lambda ctx: None, ("train",), skip=lambda config: "by hand"))
+        toy.stages.append(
+            Stage("promote", Strict, 1, lambda ctx: None, ("train",), skip=lambda config, configs: "by hand")
+        )
         return toy
 
     def test_stays_with_all_that_it_was_made_of_whatever_its_age_and_the_rest_goes(self, gated):

@@ -5,6 +5,7 @@ from engine.keys import as_the_field_takes_it, is_inside_free_table, known_keys,
 
 class Inner(BaseModel):
     rank: int = 1
+    pattern: dict[str, int] = {}
 
 
 class Table(BaseModel):
@@ -27,11 +28,12 @@ def test_a_shared_table_is_known_at_the_top_only():
         model: Inner = Inner()
         modelled: int = 0
 
-    assert known_keys({"model": Inner, "sft": Stage}, {"model"}) == {"model.rank", "sft.modelled"}
+    assert known_keys({"model": Inner, "sft": Stage}, {"model"}) == {"model.rank", "model.pattern", "sft.modelled"}
 
 
 def test_only_a_dict_takes_any_key():
-    assert is_inside_free_table("train.free.any", SCHEMA)
+    for key in ("train.free.any", "train.free.any.more", "train.inner.pattern.layers.0"):
+        assert is_inside_free_table(key, SCHEMA)
     for key in ("train.free", "train.inner.any", "train.any.any", "nowhere.free.any"):
         assert not is_inside_free_table(key, SCHEMA)
 

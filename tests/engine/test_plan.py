@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from engine.artifact import MANIFEST
-from engine.errors import DataError, MissingInputError, StoreError
+from engine.errors import ConfigError, DataError, MissingInputError, StoreError
 from engine.plan import Plan
 
 ALL = ["download", "tokenize", "sft", "train", "evaluate"]
@@ -72,7 +72,7 @@ class TestManifestsThatOutliveTheirFiles:
             assert pipeline.artifacts[ran[-1]].file("out.txt").is_file()
 
     def test_what_only_a_skipped_stage_would_read_was_asked_for(self, toy):
-        toy.stages[4] = dataclasses.replace(toy.stages[4], skip=lambda config: "nothing to judge")
+        toy.stages[4] = dataclasses.replace(toy.stages[4], skip=lambda config, configs: "nothing to judge")
         toy.run()
         prune(toy, "train")
         toy.run()
@@ -328,3 +328,57 @@ def test_a_forced_stage_is_told_so_and_another_is_not(toy):
     assert not any(fresh.values())
     toy.run(only="train", force=True)
     assert fresh["train"]
+
+
+class TestConfigsThatAreBorrowed:
+    """`train` borrows the config of `sft`, which skips itself where a policy is given."""
+
+    GIVEN = "model.policy=given"
+
+    @pytest.fixture
+    def lent(self, toy: Any) -> Any:
+        (toy.root / "given").mkdir()
+        place = next(at for at, stage in enumerate(toy.stages) if stage.name == "train")
+        toy.stages[place] = dataclasses.replace(toy.stages[place], borrows=("sft",))
+        return toy
+
+    def test_where_the_lender_is_not_skipped_no_key_changes(self, toy):
+        plain = toy.run()
+        before = {name: made.manifest["payload"] for name, made in plain.artifacts.items()}
+        place = next(at for at, stage in enumerate(toy.stages) if stage.name == "train")
+        toy.stages[place] = dataclasses.replace(toy.stages[place], borrows=("sft",))
+        after = toy.run()
+        assert toy.ran == []
+        assert {name: made.manifest["payload"] for name, made in after.artifacts.items()} == before
+        assert "borrowed" not in before["train"]
+
+    def test_where_it_is_skipped_its_config_counts_and_is_seen_by_who_borrows_it(self, lent):
+        seen = []
+        lent.hooks["train"] = lambda ctx: seen.append((sorted(ctx.inputs), dict(ctx.borrowed)))
+        made = lent.run(self.GIVEN).artifacts["train"]
+        identity = made.manifest["payload"]["borrowed"]["sft"]
+        assert identity == lent.settings(self.GIVEN).stages["sft"].identity()
+        assert seen == [(["tokenize"], {"sft": identity})]
+        assert lent.plan(self.GIVEN)["train"] == "reuse"
+        assert lent.plan(self.GIVEN, "sft.steps=7")["train"] == "run"
+
+    def test_where_it_is_not_skipped_nothing_is_lent(self, lent):
+        seen = []
+        lent.hooks["train"] = lambda ctx: seen.append(dict(ctx.borrowed))
+        lent.run()
+        assert seen == [{}]
+
+    def test_configs_that_do_not_go_together_are_refused_before_anything_is_decided(self, toy):
+        def refuse(config, configs):
+            raise ConfigError(f"beta is {configs['train'].beta}")
+
+        toy.stages[2] = dataclasses.replace(toy.stages[2], check=refuse)
+        with pytest.raises(ConfigError, match="beta is"):
+            Plan(toy.stages, toy.settings())
+
+    def test_a_stage_sees_the_configs_of_all_when_it_says_whether_it_is_skipped(self, toy):
+        seen = []
+        skip = lambda config, configs: seen.append((config, configs["train"].beta))  # noqa: E731 - None: it is not
+        toy.stages[0] = dataclasses.replace(toy.stages[0], skip=skip)
+        toy.plan("train.beta=0.7")
+        assert (toy.settings().stages["download"], 0.7) in seen

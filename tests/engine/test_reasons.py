@@ -2,11 +2,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from engine.artifact import Artifact
 from engine.attempts import Attempt
 from engine.processes import this_process
-from engine.reasons import Nearest, why_run
+from engine.reasons import Change, Nearest, why_run
 
 PAYLOAD = {
     "stage": "train",
@@ -39,16 +41,57 @@ def why(**changed: Any) -> str:
         ({"config": {"beta": 0.1}}, "train.lora: {'rank': 4} → nothing"),
         ({"config": PAYLOAD["config"] | {"note": "x" * 99}}, f"train.note: nothing → {'x' * 59}…"),
         ({"inputs": {"tokenize": "bb"}}, "input tokenize has other content"),
-        ({"inputs": {}}, "input tokenize is gone"),
+        ({"inputs": {}}, "input tokenize is no longer read"),
         ({"inputs": {"tokenize": "aa", "sft": "cc"}}, "input sft is new"),
         ({"sources": {"files": [["a.csv", "22"]]}}, "files has other content"),
+        ({"sources": {}}, "files is no longer named"),
         ({"version": 2}, "the code of train went from version 1 to 2"),
         ({"runtime": {"micro_batch_tokens": 8}}, "train.micro_batch_tokens: nothing → 8"),
+        ({"inputs": {}, "borrowed": {"tokenize": {"words": 3}}}, "input tokenize is no longer read"),
         ({}, "its artifact is gone"),
     ],
 )
 def test_what_changed_is_said_in_words(changed, said):
     assert why(**changed) == said
+
+
+def test_a_config_that_is_borrowed_is_told_by_the_stage_it_is_of():
+    old = PAYLOAD | {"borrowed": {"reference": {"dtype": "float32", "attention": "sdpa"}}}
+    new = PAYLOAD | {"borrowed": {"reference": {"dtype": "bfloat16", "attention": "sdpa"}}}
+    assert why_run(new, [made(old)]) == "reference.dtype: float32 → bfloat16"
+
+
+SIGMOID = {"name": "sigmoid", "weight": 1.0, "label_smoothing": 0.0}
+SFT = {"name": "sft", "weight": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ([SIGMOID, SFT], [SIGMOID | {"label_smoothing": 0.1}, SFT], "train.loss.0.label_smoothing: 0.0 → 0.1"),
+        ([SIGMOID], [SIGMOID, SFT], "train.loss.1: nothing → {'name': 'sft', 'weight': 0.5}"),
+        ([SIGMOID, SFT], [SIGMOID, SFT | {"weight": 1.0}], "train.loss.1.weight: 0.5 → 1.0"),
+        ([SIGMOID, SFT], [SFT, SFT], "train.loss.0.label_smoothing: 0.0 → nothing; train.loss.0.name: sigmoid → sft; "),
+        (["a"], ["b"], "train.loss: ['a'] → ['b']"),
+        ("y" * 70 + "old", "y" * 70 + "new", f"train.loss: …{'y' * 15}old → …{'y' * 15}new"),
+        ("y" * 70, "y" * 80, f"train.loss: …{'y' * 15} → …{'y' * 25}"),
+    ],
+)
+def test_of_long_values_what_differs_is_in_sight(old, new, said):
+    config = {"beta": 0.1, "lora": {"rank": 4}}
+    then = PAYLOAD | {"config": config | {"loss": old}}
+    assert why_run(PAYLOAD | {"config": config | {"loss": new}}, [made(then)]).startswith(said)
+
+
+NAMES = st.text("ab", max_size=200)
+
+
+@given(old=NAMES | st.lists(NAMES), new=NAMES | st.lists(NAMES))
+def test_two_values_that_differ_never_look_the_same(old, new):
+    assume(str(old) != str(new))
+    for each in Change("config.loss", old, new).said("train").split("; "):
+        before, _, after = each.partition(": ")[2].partition(" → ")
+        assert before != after
 
 
 def test_what_was_never_made_has_no_difference_to_tell():

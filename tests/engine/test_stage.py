@@ -72,4 +72,4 @@ def test_a_stage_needs_all_its_inputs_unless_its_config_says_fewer():
 def test_a_stage_names_no_sources_and_is_never_skipped_unless_it_says_so(tmp_path):
     stage = Stage("train", Empty, 1, lambda ctx: None)
     assert stage.sources(Empty(), Sources(tmp_path, network=False)) == {}
-    assert stage.skip(Empty()) is None
+    assert stage.skip(Empty(), {}) is None

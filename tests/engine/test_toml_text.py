@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.toml_text import to_toml
+from engine.toml_text import assignment, to_toml
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 scalars = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | texts
@@ -36,3 +36,10 @@ def test_nothing_inside_a_list_of_tables_is_lost_but_none():
 def test_a_value_that_toml_does_not_have_is_refused():
     with pytest.raises(TypeError, match="no form in TOML"):
         to_toml({"a": b"bytes"})
+
+
+def test_an_assignment_is_one_line_whatever_the_value_is():
+    value = {"rank": 16, "targets": ["q", "v"]}
+    line = assignment("lora", value)
+    assert "\n" not in line
+    assert tomllib.loads(line) == {"lora": value}

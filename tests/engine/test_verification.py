@@ -162,7 +162,9 @@ class TestWhatIsInService:
     @pytest.fixture
     def in_service(self, toy) -> Service:
         """A version on the toys' policy, in service."""
-        toy.stages.append(Stage("promote", Strict, 1, lambda ctx: None, ("train",), skip=lambda config: "by hand"))
+        toy.stages.append(
+            Stage("promote", Strict, 1, lambda ctx: None, ("train",), skip=lambda config, configs: "by hand")
+        )
         made, store = toy.run().artifacts, Store(toy.root / "artifacts")
         work = store.work("promote", "a" * 16)
         told = {"candidate": "c", "against": None, "stages": {stage: made[stage].key for stage in ("tokenize", "sft")}}

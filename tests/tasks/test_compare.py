@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from engine.config import load
+from engine.evaluation.comparison import differences
 from engine.evaluation.pairs import measures
 from engine.evaluation.subject import Subject
 from engine.pipeline import Pipeline, Selection
@@ -151,15 +152,15 @@ class Scores:
 
     def __init__(self, monkeypatch):
         self.policy = self.reference = 0
-        plain = Subject.scores
+        plain = Subject.pair_scores
 
-        def scores(subject, ctx, pairs, *, reference=False, **others):
+        def pair_scores(subject, ctx, pairs, *, reference=False, **others):
             if ctx.stage == "compare":
                 self.reference += reference
                 self.policy += not reference
             return plain(subject, ctx, pairs, reference=reference, **others)
 
-        monkeypatch.setattr(Subject, "scores", scores)
+        monkeypatch.setattr(Subject, "pair_scores", pair_scores)
 
 
 def test_reference_scores_are_tonights_where_the_starting_policy_and_the_ids_are_the_same(nights, monkeypatch):
@@ -186,6 +187,58 @@ def test_another_beta_makes_rewards_incomparable_and_says_so(nights):
     assert found["not_comparable"]["eval_rewards/margins"] == "β differs: 0.1 and 0.3"
     assert found["in_service"]["beta"] == 0.3
     assert not set(found["not_comparable"]) & set(found["differences"])
+
+
+WEIGHTED = ('train.loss=[{name="sigmoid"}, {name="sft", weight=0.1}]', "train.ld_alpha=0.5")
+PLAIN_SUMS = {"eval_logps/chosen", "eval_log_ratio_per_token/chosen", "eval_chosen_less_likely"}
+
+
+def test_two_that_weigh_tokens_alike_have_the_numbers_of_their_own_evaluations(nights):
+    before = nights.serve(*WEIGHTED)
+    tonight = nights.run(*WEIGHTED, "train.seed=2")
+    found = told(tonight)
+    assert found["not_comparable"] == {}
+    assert of_pairs(found["service"]) == pytest.approx(of_pairs(evaluated(before)), abs=1e-5)
+    assert of_pairs(found["tonight"]) == pytest.approx(of_pairs(evaluated(tonight)), abs=1e-9)
+
+
+@pytest.mark.parametrize("turn", [1, -1], ids=["weighted in service", "plain in service"])
+def test_what_weighs_tokens_and_what_does_not_keep_their_own_numbers_and_compare_by_plain_sums(nights, turn):
+    service, ours = (WEIGHTED, ("train.seed=2",))[::turn]
+    before = nights.serve(*service)
+    tonight = nights.run(*ours)
+    found = told(tonight)
+    assert of_pairs(found["service"]) == pytest.approx(of_pairs(evaluated(before)), abs=1e-5)
+    assert of_pairs(found["tonight"]) == pytest.approx(of_pairs(evaluated(tonight)), abs=1e-9)
+    assert {"eval_rewards/accuracies", "eval_rewards/margins", "eval_loss"} <= set(found["not_comparable"])
+    assert set(found["differences"]) >= PLAIN_SUMS
+    theirs = {row["pair_id"]: row for row in rows(before, "evaluate", "pairs", EVALUATED)}
+    for row in rows(tonight, "compare", "pairs", COMPARED):
+        sums = theirs[row["pair_id"]]
+        chosen, rejected = (sums[f"policy_{side}_logps"] - sums[f"ref_{side}_logps"] for side in ("chosen", "rejected"))
+        assert row["service_log_ratio_margin"] == pytest.approx(chosen - rejected, abs=1e-4)
+
+
+def test_pairs_that_were_weighed_in_training_are_not_when_two_models_are_compared(nights):
+    weighing = ('train.loss=[{name="sigmoid"}, {name="sft"}]', "train.use_weighting=true")
+    before = nights.serve(*weighing)
+    tonight = nights.run(*weighing, "train.seed=2")
+    found, (mine, theirs) = told(tonight), (rows(each, "evaluate", "pairs", EVALUATED) for each in (tonight, before))
+    assert found["service"]["eval_loss"] == pytest.approx(evaluated(before)["eval_loss"], abs=1e-5)
+    expected = differences(mine, theirs, 0)["eval_loss"]  # of the loss of each pair, so that it has an interval
+    told_of = found["differences"]["eval_loss"]
+    assert (told_of["low"], told_of["high"]) == pytest.approx((expected.low, expected.high), abs=1e-5)
+
+
+def test_without_a_reference_what_the_start_had_right_stands_beside_both(nights):
+    simpo = ('train.loss=[{name="simpo"}]', "train.beta=2.0")
+    before = nights.serve(*simpo)
+    tonight = nights.run(*simpo, "train.seed=2")
+    found, name = told(tonight), "start/eval_rewards/accuracies"
+    for side, made in (("tonight", tonight), ("service", before)):
+        for each in (name, "eval_beats_start"):
+            assert found[side][each] == pytest.approx(evaluated(made)[each], abs=1e-9)
+    assert not {name, "eval_beats_start"} & set(found["differences"])
 
 
 def test_a_pair_that_it_was_trained_on_is_left_out_and_counted(nights):

@@ -1,11 +1,12 @@
 import json
+import math
 
 import pytest
 
 from engine.errors import ConfigError
 from engine.pipeline import Pipeline
 from engine.preferences.pairs import load_pairs
-from engine.preferences.schema import EVALUATED, GENERATIONS, read_table
+from engine.preferences.schema import EVALUATED, GENERATIONS, SCORES, WEIGHTED, read_table
 from engine.stage import Listener
 from tasks import STAGES
 
@@ -74,6 +75,57 @@ def test_what_is_sealed_tells_intervals_slices_calibration_and_what_the_numbers_
     assert (identity["beta"], identity["generation"], identity["max_new_tokens"]) == (0.1, "greedy", 4)
     same, other = (told(tiny.artifact("evaluate", each))["identity"] for each in ("train.beta=0.3", "sft.seed=9"))
     assert same["reference"] == identity["reference"] != other["reference"]
+
+
+def test_without_a_reference_the_start_is_scored_here_and_its_scores_are_the_references(made, tiny):
+    found = tiny.artifact("evaluate", 'train.loss=[{name="simpo"}]', "train.beta=2.0")
+    scored = {row["pair_id"]: row for row in rows(made, "pairs", EVALUATED)}
+    for row in rows(found, "pairs", EVALUATED):
+        for side in ("chosen", "rejected"):
+            stored = scored[row["pair_id"]][f"ref_{side}_logps"]
+            assert row[f"ref_{side}_logps"] == pytest.approx(stored, abs=1e-4)
+            mean = row[f"policy_{side}_logps"] / row[f"{side}_scored_tokens"]
+            assert row[f"{side}_reward"] == pytest.approx(2.0 * mean)
+    lead = [row["ref_chosen_logps"] / row["chosen_scored_tokens"] for row in rows(found, "pairs", EVALUATED)]
+    other = [row["ref_rejected_logps"] / row["rejected_scored_tokens"] for row in rows(found, "pairs", EVALUATED)]
+    right = sum(chosen > rejected for chosen, rejected in zip(lead, other, strict=True)) / len(lead)
+    assert metrics(found)["start/eval_rewards/accuracies"] == pytest.approx(right)
+    ahead = metrics(found)["eval_rewards/accuracies"] - right
+    assert metrics(found)["eval_beats_start"] == pytest.approx(ahead, abs=1e-9)
+    assert "eval_beats_start" in told(found)["intervals"]
+    assert told(found)["identity"]["reference"] == told(made)["identity"]["reference"]
+
+
+def test_under_ld_dpo_logps_are_plain_sums_and_rewards_are_of_the_weighted_ones(tiny, made):
+    found, alpha = tiny.artifact("evaluate", "train.ld_alpha=0.3"), 0.3
+    stored = {row["pair_id"]: row for row in rows(tiny.artifact("reference"), "eval", SCORES)}
+    weighted = {row["pair_id"]: row for row in rows(found, "weighted", WEIGHTED)}
+    tails = 0
+    for row in rows(found, "pairs", EVALUATED):
+        score, sums = stored[row["pair_id"]], weighted[row["pair_id"]]
+        tokens = {side: score[f"ref_{side}_token_logps"] for side in ("chosen", "rejected")}
+        shared = min(map(len, tokens.values()))
+        for side, each in tokens.items():
+            assert row[f"ref_{side}_logps"] == pytest.approx(math.fsum(each), abs=1e-5)
+            by_hand = math.fsum(each[:shared]) + alpha * math.fsum(each[shared:])
+            assert sums[f"ref_{side}_logps"] == pytest.approx(by_hand, abs=1e-5)
+            earned = 0.1 * (sums[f"policy_{side}_logps"] - by_hand)
+            assert row[f"{side}_reward"] == pytest.approx(earned, abs=1e-6)
+            tail = row[f"policy_{side}_logps"] - sums[f"policy_{side}_logps"]
+            assert (tail < -0.1) == (len(each) > shared)
+            tails += len(each) > shared
+        assert row["loss"] == pytest.approx(math.log1p(math.exp(-row["margin"])))
+    assert tails > 3
+    assert not (made.path / "weighted.parquet").exists(), "plain sums are not told twice"
+
+
+def test_the_weights_of_wpo_play_no_part_and_each_pair_has_a_loss_of_its_own(tiny):
+    terms = 'train.loss=[{name="sigmoid"}, {name="sft"}]'
+    found = rows(tiny.artifact("evaluate", terms, "train.use_weighting=true"), "pairs", EVALUATED)
+    tokens = sum(row["chosen_scored_tokens"] for row in found)
+    for row in found:
+        sft = -len(found) * row["policy_chosen_logps"] / tokens
+        assert row["loss"] == pytest.approx(math.log1p(math.exp(-row["margin"])) + sft, abs=1e-6)
 
 
 def test_the_trained_policys_answers_tell_how_far_it_has_gone_and_the_starting_policys_do_not(made):

@@ -69,8 +69,8 @@ class Night:
     ) -> dict[str, Artifact]:
         found = GOOD | metrics
         monitor = {"stopped_at": 3 if stopped else None, "kept_step": None, "findings": []}
-        trained = {"beta": 0.1, "loss": [{"name": "sigmoid"}], "monitor": monitor}
         how = {"dtype": "float32", "attention": "sdpa", "quantization": "none"}
+        trained = {"beta": 0.1, "loss": [{"name": "sigmoid"}], "ld_alpha": 0.5, "how": how, "monitor": monitor}
         evaluated = {
             "metrics": found,
             "intervals": {"eval_beats_length": [found["eval_beats_length"] - 0.1, 1.0]},
@@ -80,7 +80,7 @@ class Night:
             "tokenize": {"tokenizer/tokenizer.json": "{}"},
             "subsample": {"train.parquet": "rows"},
             "sft": {"policy/weights": "policy"},
-            "reference": {"handed_down.json": how, "eval.parquet": "scores"},
+            "reference": {"eval.parquet": "scores"},
             "train": {"adapter/weights": f"adapter {name}", "adapter/more/x": "x", "handed_down.json": trained},
             "evaluate": {"metrics.json": evaluated},
             "compare": {"comparison.json": comparison},
@@ -127,11 +127,9 @@ class TestSealing:
         assert (told["verdict"], told["against"], told["given_policy"]) == ("promote", None, {})
         assert set(told["stages"]) == {"tokenize", "subsample", "sft", "reference", "train", "evaluate"}
         assert told["how"] == {"dtype": "float32", "attention": "sdpa", "quantization": "none"}
-        assert (told["beta"], told["loss"], told["reference"]) == (
-            0.1,
-            [{"name": "sigmoid"}],
-            "digest of the reference",
-        )
+        assert (told["beta"], told["ld_alpha"], told["reference"]) == (0.1, 0.5, "digest of the reference")
+        assert told["loss"] == [{"name": "sigmoid", "weight": 1.0, "label_smoothing": 0.0}]
+        assert (told["f_divergence_type"], told["use_weighting"]) == ("reverse_kl", False)
         assert ModelSource.model_validate(told["model"]) == ModelSource()
 
     def test_records_what_each_rule_said(self, night):

@@ -13,6 +13,7 @@ from engine.models.scoring import score_pairs
 from engine.preferences.pairs import load_pairs
 from engine.preferences.schema import SCORES, read_table
 from engine.stage import Listener
+from tasks.reference import STAGE
 
 
 def scores(made, half="train"):
@@ -40,6 +41,25 @@ def base(tiny):
 def adapter(tiny, base):
     """A LoRA adapter that a user trained on that model: what they give as model.policy."""
     return tiny.artifact("sft", f"model.name={base}", "sft.method=lora", "sft.learning_rate=0.05").file("adapter")
+
+
+@pytest.mark.parametrize(
+    ("loss", "action"),
+    [
+        ('[{name="simpo"}]', "skip"),
+        ('[{name="orpo"}]', "skip"),
+        ('[{name="simpo"}, {name="sft"}]', "skip"),
+        ('[{name="simpo"}, {name="sigmoid", weight=0.1}]', "run"),
+        ('[{name="ipo"}]', "run"),
+    ],
+)
+def test_a_loss_that_needs_no_reference_is_spared_the_scores(tiny, loss, action):
+    assert tiny.plan("subsample.pairs=30", f"train.loss={loss}")["reference"] == action
+
+
+def test_why_it_is_skipped_names_the_loss(tiny):
+    settings = tiny.settings('train.loss=[{name="simpo"}, {name="sft", weight=0.5}]')
+    assert STAGE.skip(settings.stages["reference"], settings.stages) == "simpo + sft needs no reference"
 
 
 @pytest.mark.parametrize("half", ["train", "eval"])

@@ -233,8 +233,8 @@ def test_a_seed_is_a_number_that_every_random_stream_takes(seed):
 
 
 def test_what_the_files_hold_is_the_identity_and_not_where_they_lie(tiny):
-    (tiny.root / "elsewhere").mkdir()
-    paths = [tiny.write("one.jsonl", PLAIN), tiny.write("elsewhere/one.jsonl", PLAIN)]
+    (tiny.root / "files elsewhere").mkdir()
+    paths = [tiny.write("one.jsonl", PLAIN), tiny.write("files elsewhere/one.jsonl", PLAIN)]
 
     def identity(path):
         config = Config(data=str(path))

@@ -5,7 +5,6 @@ import pytest
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from engine.errors import ConfigError, DataError, ModelError, NumericsError, StoreError
@@ -13,8 +12,8 @@ from engine.models.loading import Place, load_model
 from engine.pipeline import Pipeline
 from engine.preferences import scores
 from engine.stage import Listener
+from engine.trained_loss import loss_of
 from tasks import STAGES
-from tasks.train import Config, LossTerm
 
 STEPS = 6  # 36 pairs, six a step
 
@@ -54,6 +53,13 @@ def test_every_step_is_in_the_journal_under_the_ecosystems_names(tiny):
     assert steps[-1]["rewards/margins"] != 0
 
 
+def test_under_ld_dpo_log_ratios_begin_at_nothing_and_logps_are_those_of_a_loss_that_weighs_no_tokens(tiny):
+    plain, weighted = (lines(tiny.artifact("train", *more), "steps")[0] for more in ((), ("train.ld_alpha=0.3",)))
+    for side in ("chosen", "rejected"):
+        assert weighted[f"log_ratio_per_token/{side}"] == pytest.approx(0, abs=1e-4)
+        assert weighted[f"logps/{side}"] == pytest.approx(plain[f"logps/{side}"], abs=1e-3)
+
+
 @pytest.mark.slow
 def test_pairs_that_are_seen_often_come_to_be_preferred(tiny):
     steps = lines(tiny.artifact("train", "train.epochs=8"), "steps")
@@ -69,6 +75,29 @@ def test_the_manifest_tells_the_proof_the_end_and_what_decides_the_numbers_below
     assert metrics["loss"] == lines(tiny.artifact("train"), "steps")[-1]["loss"]
     saved = load_file(tiny.artifact("train").file("adapter/adapter_model.safetensors"))
     assert metrics["trainable_parameters"] == sum(value.numel() for value in saved.values())
+
+
+def test_with_a_reference_nothing_else_stands_in_for_it(tiny):
+    made = tiny.artifact("train")
+    assert "borrowed" not in made.manifest["payload"]
+    assert "reference" in made.manifest["payload"]["inputs"]
+    assert made.handed_down["how"] == tiny.artifact("reference").handed_down
+
+
+def test_what_is_below_is_told_the_whole_loss(tiny):
+    told = tiny.artifact("train").handed_down
+    assert loss_of(told) == {name: value for name, value in told.items() if name not in ("how", "monitor")}
+    assert told["loss"] == [{"name": "sigmoid", "weight": 1.0, "label_smoothing": 0.0}]
+
+
+def test_without_a_reference_it_is_run_as_the_reference_would_have_been(tiny):
+    made = tiny.artifact("train", 'train.loss=[{name="orpo"}]', "reference.attention=eager")
+    payload = made.manifest["payload"]
+    assert "reference" not in payload["inputs"]
+    assert payload["borrowed"]["reference"] == tiny.settings("reference.attention=eager").stages["reference"].identity()
+    assert made.handed_down["how"] == {"dtype": "float32", "attention": "eager", "quantization": "none"}
+    assert made.metrics["step0_proof"] == "none: orpo needs no reference"
+    assert not [name for name in made.metrics if name.startswith(("log_ratio", "ref_recheck"))]
 
 
 def test_fixed_prompts_are_answered_before_and_while_it_trains_and_change_nothing(tiny):
@@ -357,7 +386,7 @@ def test_a_flipped_bit_in_a_checkpoint_costs_a_step_and_not_the_result(tiny, cap
 
 def shifted(by):
     read = scores.ref_logps
-    return lambda path, pairs: read(path, pairs) + by
+    return lambda path, pairs, ld_alpha: read(path, pairs, ld_alpha) + by
 
 
 def test_stale_scores_stop_it_before_the_first_step_and_leave_no_artifact(tiny, monkeypatch):
@@ -396,17 +425,6 @@ def test_a_bfloat16_policy_is_trained_against_bfloat16_scores(tiny):
     assert made.metrics["step0_tolerance"] > 0.1
     weights = load_file(made.file("adapter/adapter_model.safetensors"))
     assert {value.dtype for value in weights.values()} == {torch.float32}
-
-
-@pytest.mark.parametrize("terms", [[], [LossTerm(name="sft")], [LossTerm(name="sigmoid", weight=0)]])
-def test_a_loss_without_a_preference_is_refused(terms):
-    with pytest.raises(ValidationError):
-        Config(loss=terms)
-
-
-def test_label_smoothing_on_a_term_that_has_none_is_refused():
-    with pytest.raises(ValidationError, match="label_smoothing on a preference term"):
-        LossTerm(name="sft", label_smoothing=0.1)
 
 
 def test_the_manifest_and_the_logs_tell_what_it_took(tiny):

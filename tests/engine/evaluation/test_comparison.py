@@ -16,6 +16,7 @@ from engine.evaluation.comparison import (
     not_comparable,
 )
 from engine.evaluation.intervals import Difference
+from engine.loss_config import PreferenceConfig
 from engine.preferences.schema import COMPARED, EVALUATED
 
 IDENTITY = {"beta": 0.1, "reference": "abc", "loss": [{"name": "sigmoid"}]}
@@ -124,7 +125,41 @@ def test_what_is_not_known_is_not_taken_for_equal():
     )
 
 
-def test_accuracy_and_log_ratio_per_token_are_comparable_in_any_case():
+SIMPO = {"loss": [{"name": "simpo", "weight": 1.0}]}
+
+
+def test_a_loss_without_a_reference_has_rewards_and_an_accuracy_of_its_own():
+    found = not_comparable(IDENTITY, IDENTITY | SIMPO)
+    assert found["eval_rewards/accuracies"] == (
+        "one is rewarded for its log-ratio to a reference, the other for its own log-probability a token"
+    )
+    assert {"eval_rewards/margins", "eval_ties", "eval_beats_length", "eval_loss"} <= set(found)
+    assert not {"eval_log_ratio_per_token/chosen", "eval_logps/chosen"} & set(found)
+    assert not_comparable(IDENTITY | SIMPO, IDENTITY | SIMPO) == {}
+    orpo = {"loss": [{"name": "orpo", "weight": 1.0}]}
+    assert set(not_comparable(IDENTITY | SIMPO, IDENTITY | orpo)) == {"eval_loss"}
+
+
+def test_tokens_that_weigh_otherwise_leave_nothing_of_rewards_to_compare_and_all_of_plain_sums():
+    found = not_comparable(IDENTITY, IDENTITY | {"ld_alpha": 0.5})
+    assert {"eval_rewards/margins", "eval_loss", "eval_rewards/accuracies", "eval_beats_length"} <= set(found)
+    plain = {"eval_log_ratio_per_token/chosen", "eval_logps/rejected", "eval_chosen_less_likely"}
+    assert not plain & set(found)
+    assert not_comparable(IDENTITY, IDENTITY | {"ld_alpha": None}) == {}
+
+
+def test_what_a_loss_is_trained_with_besides_counts_where_it_decides_a_number():
+    assert set(not_comparable(IDENTITY, IDENTITY | {"f_divergence_type": "forward_kl"})) == {"eval_loss"}
+    assert not_comparable(IDENTITY, IDENTITY | {"use_weighting": True}) == {}, "an evaluation weighs no pairs"
+
+
+def test_an_evaluation_of_an_earlier_version_is_comparable_with_the_same_loss_of_now():
+    then = {"beta": 0.1, "reference": "abc", "loss": [{"name": "sigmoid", "weight": 1.0, "label_smoothing": 0.0}]}
+    now = PreferenceConfig(beta=0.1).spec() | {"reference": "abc"}
+    assert not_comparable(now, then) == not_comparable(then, now) == {}
+
+
+def test_accuracy_and_log_ratio_per_token_are_comparable_under_any_beta_and_reference():
     apart = not_comparable(IDENTITY, {})
     assert not {"eval_rewards/accuracies", "eval_log_ratio_per_token/chosen"} & set(apart)
 

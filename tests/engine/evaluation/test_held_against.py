@@ -60,6 +60,14 @@ def test_what_does_not_mean_the_same_is_left_out_and_said(tmp_path: Path) -> Non
     assert found.not_comparable["eval_rewards/margins"] == "β differs: 0.1 and 0.2"
 
 
+def test_where_what_is_right_means_something_else_no_pair_got_worse_or_better(tmp_path: Path) -> None:
+    here = evaluated(tmp_path / "here", {"a": 1.0, "b": -1.0}, loss=[{"name": "simpo"}])
+    there = evaluated(tmp_path / "there", {"a": -1.0, "b": 1.0}, loss=[{"name": "sigmoid"}])
+    found = compare(here, there)
+    assert (list(found.worse), list(found.better)) == ([], [])
+    assert RIGHT not in found.differences and RIGHT not in found.means
+
+
 def test_without_a_pair_in_common_there_is_nothing_to_compare(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no held-out pair in common"):
         compare(evaluated(tmp_path / "here", {"a": 1.0}), evaluated(tmp_path / "there", {}))

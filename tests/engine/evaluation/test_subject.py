@@ -21,6 +21,9 @@ class Form:
 
     stop_ids = (2,)
 
+    def answer_text(self, ids):
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
     def prompt_ids(self, conversations):
         return [[3 + ord(sign) % 40 for sign in messages[-1]["content"]] for messages in conversations]
 
@@ -65,6 +68,14 @@ def test_the_reference_is_the_policy_with_its_adapter_switched_off(subject, make
     assert policy.dtype == torch.float64
 
 
+def test_its_sums_are_those_of_its_token_logps(subject, make_pairs):
+    pairs, ctx = make_pairs(5), Ctx()
+    for reference in (False, True):
+        scores = subject.pair_scores(ctx, pairs, reference=reference)
+        assert [len(score.chosen_token_logps) for score in scores] == [pair.chosen.scored_tokens for pair in pairs]
+        assert subject.scores(ctx, pairs, reference=reference).tolist() == [list(score.sums()) for score in scores]
+
+
 def test_whoever_listens_hears_of_every_pair_answer_and_distance_and_of_the_tokens(subject, make_pairs):
     pairs, prompts = make_pairs(5), [Prompt("abc", "normal"), Prompt("b", "normal"), Prompt("cd", "adversarial")]
     heard = {"pairs": [], "answers": [], "distances": []}
@@ -95,3 +106,10 @@ def test_its_divergence_is_that_of_its_own_answers(subject):
     assert len(found) == 2
     assert all(each > 0 for each in found)
     assert found == subject.divergence(Ctx(), said)
+
+
+def test_of_a_prompt_that_could_not_be_asked_there_is_no_divergence(subject):
+    asked, unasked = Answer("x", 3, True, (5, 6, 7), (3, 4)), Answer("", 0, False)
+    [known] = subject.divergence(Ctx(), [asked])
+    assert subject.divergence(Ctx(), [unasked, asked, unasked]) == [None, known, None]
+    assert subject.divergence(Ctx(), [unasked]) == [None]

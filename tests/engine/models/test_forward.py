@@ -215,3 +215,41 @@ def test_logps_are_float32_of_logits_in_half_precision(make_llama):
         assert logps.dtype == torch.float32
         assert not logps.equal(logps.bfloat16().float())
         assert all(math.isfinite(value) for value in logps.tolist())
+
+
+@torch.no_grad()
+def squares_of(model, row):
+    """log Σ p² at the scored tokens of a row, straight from the definition."""
+    logps = model(input_ids=torch.from_numpy(row.input_ids).long()[None]).logits[0].double().log_softmax(-1)
+    before = np.flatnonzero(row.label_mask[1:])
+    return (2 * logps[before]).logsumexp(-1)
+
+
+@pytest.mark.parametrize("way", [PLAIN, Forward("padded", "model"), *WAYS], ids=str)
+def test_the_squares_are_those_of_the_definition_whatever_the_way_and_come_beside_the_same_logps(models, way):
+    model, groups = models("llama"), list(EDGES.values())
+    asked, unasked = (row_logps(model, groups, way, pad_id=0, squares=squares) for squares in (True, False))
+    expected = torch.cat([squares_of(model, row) for group in groups for row in group])
+    torch.testing.assert_close(asked.squares.double(), expected, rtol=1e-5, atol=1e-5)
+    assert asked.tokens.equal(unasked.tokens)
+    assert asked.counts == unasked.counts
+    assert unasked.squares is None
+    assert not asked.squares.requires_grad
+
+
+def test_a_rows_likeness_is_the_mean_over_its_tokens_and_has_no_gradient():
+    tokens = torch.tensor([-1.0, -3.0, -2.0], requires_grad=True)
+    rows = RowLogps(tokens, [2, 0, 1], squares=torch.tensor([-0.5, -0.5, -1.5]))
+    assert rows.likeness().tolist() == pytest.approx([math.exp(-1.5), 1.0, math.exp(-0.5)])
+    assert rows.likeness().dtype == torch.float64
+    assert not rows.likeness().requires_grad
+    with pytest.raises(ValueError, match="without log Σ p²"):
+        RowLogps(tokens, [2, 0, 1]).likeness()
+
+
+def test_tokens_count_what_their_weights_say():
+    tokens = torch.tensor([-1.0, -3.0, -2.0], requires_grad=True)
+    sums = RowLogps(tokens, [2, 1]).sums(torch.tensor([1.0, 0.5, 0.25]))
+    assert sums.tolist() == [-2.5, -0.5]
+    sums.sum().backward()
+    assert tokens.grad.tolist() == [1.0, 0.5, 0.25]

@@ -6,6 +6,7 @@ import torch
 
 from engine.errors import ConfigError, ModelError
 from engine.models import merging, quantization
+from engine.models.fused_lora import fuse_lora
 from engine.models.loading import Place, load_model
 from engine.models.lora import Lora, add_lora, trainable_parameters
 from engine.models.merging import load_policy
@@ -112,3 +113,13 @@ def test_an_adapter_is_merged_before_anything_is_quantised(make_llama, saved, mo
 def test_the_package_is_not_imported_to_be_looked_for(a_gpu):
     check_quantization("4bit", "bfloat16")
     assert "bitsandbytes" not in sys.modules
+
+
+def test_on_weights_that_are_quantised_an_adapter_is_float32_and_is_fused_nowhere_but_on_plain_ones(make_llama):
+    model = make_llama().bfloat16()
+    model.quantization_method = "bitsandbytes"
+    for module in [module for module in model.modules() if type(module) is torch.nn.Linear]:
+        module.__class__ = type("Linear4bit", (torch.nn.Linear,), {})
+    adapted = add_lora(model, Lora(2, 4.0, 0.0, "all-linear"), seed=0, base_name="base")
+    assert {value.dtype for value in trainable_parameters(adapted).values()} == {torch.float32}
+    assert fuse_lora(adapted) == 0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from engine.errors import NumericsError
 from engine.models.forward import PLAIN, Forward
 from engine.models.passes import Passes
-from engine.models.scoring import policy_logps, score_pairs
+from engine.models.scoring import PairScores, policy_logps, score_pairs
 
 PAIRS = 7
 WAYS = [PLAIN, *(Forward(layout, "fused") for layout in ("padded", "shared", "packed"))]
@@ -91,6 +91,49 @@ def test_the_policys_logps_are_the_scores_and_the_reference_stays_beside_its_pai
     assert logps.policy_chosen.tolist() == pytest.approx([score.chosen_logps for score in scores], abs=1e-4)
     assert logps.policy_rejected.tolist() == pytest.approx([score.rejected_logps for score in scores], abs=1e-4)
     assert torch.stack([logps.ref_chosen, logps.ref_rejected], 1).equal(ref)
+    assert logps.chosen_tokens.tolist() == [pair.chosen.scored_tokens for pair in pairs]
+    assert logps.rejected_tokens.tolist() == [pair.rejected.scored_tokens for pair in pairs]
+    assert logps.whole_chosen is None
+    assert logps.weights is None
+
+
+def test_the_tail_of_the_longer_side_counts_alpha():
+    scores = PairScores([-1.0, -2.0, -4.0], [-8.0], -7.0, -8.0)
+    assert scores.sums() == (-7.0, -8.0)
+    assert scores.sums(0.5) == (-4.0, -8.0)
+    assert scores.sums(0.0) == (-1.0, -8.0)
+    assert scores.sums(1.0) == scores.sums()
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_under_ld_dpo_the_policys_sums_are_weighted_and_the_whole_ones_stay_beside_them(llama, pairs, way):
+    ref = torch.zeros(PAIRS, 2, dtype=torch.float64)
+    logps = policy_logps(llama, pairs, ref, passes(way=way), whole_ref=ref - 1.0, ld_alpha=0.3)
+    scores = score_pairs(llama, pairs, passes())
+    for side, place in ((logps.policy_chosen, 0), (logps.policy_rejected, 1)):
+        assert side.tolist() == pytest.approx([score.sums(0.3)[place] for score in scores], abs=1e-4)
+    assert logps.whole_chosen.tolist() == pytest.approx([score.chosen_logps for score in scores], abs=1e-4)
+    assert logps.plain_rejected.tolist() == pytest.approx([score.rejected_logps for score in scores], abs=1e-4)
+    assert (logps.ref_chosen.tolist(), logps.plain_ref_chosen.tolist()) == ([0.0] * PAIRS, [-1.0] * PAIRS)
+    assert float((logps.whole_chosen - logps.policy_chosen).detach().abs().max()) > 1
+    assert logps.policy_chosen.requires_grad and logps.whole_chosen.requires_grad
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_a_pairs_weight_is_the_product_of_what_both_sides_are_worth_to_the_policy(llama, pairs, way):
+    ref = torch.zeros(PAIRS, 2, dtype=torch.float64)
+    weights = policy_logps(llama, pairs, ref, passes(way=way), use_weighting=True).weights
+
+    @torch.no_grad()
+    def worth(row):
+        logps = llama(input_ids=torch.from_numpy(row.input_ids).long()[None]).logits[0].double().log_softmax(-1)
+        places = [at for at in range(1, len(row)) if row.label_mask[at]]
+        aligned = [float(logps[at - 1, row.input_ids[at]] - (2 * logps[at - 1]).logsumexp(-1)) for at in places]
+        return math.exp(math.fsum(aligned) / len(aligned))
+
+    assert weights.tolist() == pytest.approx([worth(pair.chosen) * worth(pair.rejected) for pair in pairs], rel=1e-5)
+    assert weights.dtype == torch.float64
+    assert not weights.requires_grad
 
 
 def test_the_models_mode_is_set_to_eval_and_given_back(make_llama, pairs):

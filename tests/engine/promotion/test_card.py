@@ -108,6 +108,25 @@ def test_what_the_monitor_found_stands_there(facts):
     assert "2 × `sigmoid`" in text
 
 
+def test_a_card_names_the_method_of_a_loss_without_a_reference_and_its_parameters(facts):
+    loss = [{"name": "simpo", "weight": 1.0, "simpo_gamma": 0.3, "label_smoothing": 0.0}]
+    trained = {"beta": 2.0, "loss": loss, "monitor": {"stopped_at": None, "findings": []}}
+    text = model_card(facts(trained=trained))
+    assert "# LoRA adapter trained with SimPO, " in text
+    assert "[simple preference optimization](https://arxiv.org/abs/2405.14734)" in text
+    assert "| loss | `simpo` (γ 0.3) |" in text
+    assert {"simpo", "lora"} <= set(ModelCard(text).data.tags)
+    assert "dpo" not in ModelCard(text).data.tags
+
+
+def test_what_holds_for_all_terms_of_a_loss_stands_beside_them(facts):
+    trained = {"beta": 0.1, "loss": [{"name": "sigmoid"}], "ld_alpha": 0.5, "use_weighting": True}
+    shown = (
+        "`sigmoid`, tokens beyond the shorter response weigh 0.5, pairs weighed by how likely the policy is to say them"
+    )
+    assert f"| loss | {shown} |" in model_card(facts(trained=trained))
+
+
 def test_what_is_not_known_is_left_out(facts):
     bare = facts(lora={}, steps={}, sources={}, samples=(), template="")
     text = model_card(bare)

@@ -21,9 +21,8 @@ def inputs(seal):
         "tokenize": {"handed_down.json": '{"template": "plain"}'},
         "subsample": {"train.parquet": "no table"},
         "sft": {"policy/weights": "w"},
-        "reference": {"handed_down.json": '{"dtype": "float32"}'},
         "train": {
-            "handed_down.json": json.dumps({"beta": 0.1, "loss": [], "monitor": monitor}),
+            "handed_down.json": json.dumps({"beta": 0.1, "loss": [], "how": {"dtype": "float32"}, "monitor": monitor}),
             "adapter/adapter_config.json": '{"r": 4}',
             "logs/steps.jsonl": "".join(f"{json.dumps(step)}\n" for step in steps),
         },

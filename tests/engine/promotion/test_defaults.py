@@ -112,6 +112,42 @@ def test_where_length_tells_all_pairs_the_rule_says_that_no_model_can_do_better(
     assert "that rule puts 100.0% right: these pairs can be told by their length" in found.words
 
 
+def beats_start(policy: list[tuple[float, float]], start: list[tuple[float, float]], beta: float = 2.0) -> Outcome:
+    """What the rule says of a model without a reference, by the mean logps a token of both responses to each prompt."""
+    rows = [
+        {
+            "pair_id": str(row), "prompt_id": "", "source": "s", "loss": 0.0, "chosen_refuses": False,
+            "truncated": False,
+            "chosen_reward": beta * chosen, "rejected_reward": beta * rejected, "margin": beta * (chosen - rejected),
+            "chosen_scored_tokens": 4, "rejected_scored_tokens": 2 + row % 5,
+            "policy_chosen_logps": 4 * chosen, "policy_rejected_logps": (2 + row % 5) * rejected,
+            "ref_chosen_logps": 4 * before[0], "ref_rejected_logps": (2 + row % 5) * before[1],
+        }
+        for row, ((chosen, rejected), before) in enumerate(zip(policy, start, strict=True))
+    ]  # fmt: skip
+    found = evaluate_rows(rows, 0, reference_free=True)
+    verdict = decide(DEFAULT_RULES, Measured(found.numbers, found.intervals), None)
+    return next(rule for rule in verdict.rules if rule.name == "beats-start")
+
+
+def test_without_a_reference_what_the_start_had_right_already_is_no_merit_and_what_is_more_is_one() -> None:
+    right, wrong = (-1.0, -1.5), (-1.5, -1.0)
+    start = [wrong if row % 5 == 0 else right for row in range(400)]
+    untrained = beats_start(start, start)
+    assert untrained.outcome == "failed"
+    assert "puts 0.0 points more of the held-out pairs right than before the training" in untrained.words
+    assert untrained.words.endswith("(the starting policy's own likelihood puts 80.0% right)")
+    surer = beats_start([(2 * chosen, 2 * rejected) for chosen, rejected in start], start)
+    assert surer.outcome == "failed", "the same pairs right by a wider margin are no more pairs"
+    assert beats_start([wrong if row % 20 == 0 else right for row in range(400)], start).outcome == "passed"
+
+
+def test_a_model_with_a_reference_is_not_asked_to_beat_its_start() -> None:
+    metrics, intervals = GOOD, {"eval_beats_length": (0.1, 0.3)}
+    told = {rule.name: rule.outcome for rule in decide(DEFAULT_RULES, Measured(metrics, intervals), None).rules}
+    assert told["beats-start"] == "not applied"
+
+
 def test_a_model_that_fell_silent_is_refused_although_its_accuracy_is_perfect():
     fallen = {"eval_rewards/accuracies": 1.0, "dpo/all/empty": 1.0, "dpo/adversarial/refused": 0.0}
     assert "empty" in failed(**fallen)

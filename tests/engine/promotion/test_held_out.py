@@ -52,7 +52,7 @@ class Kitchen:
         self.inputs = {"download": download, "tokenize": ours, "subsample": subsample}
         how = {"dtype": "float32", "attention": "sdpa", "quantization": "none"}
         its = {"tokenize": theirs, "subsample": old}
-        self.incumbent = Incumbent("v", its, ModelSource(), {}, how, 0.1, [], "r")
+        self.incumbent = Incumbent("v", its, ModelSource(), {}, how, {}, "r")
 
     def seal(self, stage, key, tables, folder=None):
         work = self.store.work(stage, key)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.config import Runtime
-from engine.errors import MemoryShortageError, ModelError, TransientError
+from engine.errors import ConfigError, MemoryShortageError, ModelError, TransientError
 from engine.preferences.schema import TOKENS, writer
+from engine.preferences.tokenizing import train_bpe
 from engine.promotion.incumbent import Incumbent, Unavailable, unavailable_if_broken
 from engine.sources import ModelSource, Sources
 from engine.stage import Context, Listener
@@ -90,6 +92,19 @@ def test_the_model_is_what_its_record_says_with_the_adapter_that_is_in_service(p
     assert found.described()["version"] == "p1"
 
 
+def test_what_an_earlier_version_did_not_record_of_the_loss_has_its_default(place):
+    assert place.find().described() == {
+        "version": "p1", "reference": "r1", "beta": 0.2,
+        "loss": [{"name": "sigmoid", "weight": 1.0, "label_smoothing": 0.0}],
+        "f_divergence_type": "reverse_kl", "f_alpha_divergence_coef": 0.5, "ld_alpha": None, "use_weighting": False,
+    }  # fmt: skip
+
+
+def test_a_loss_that_is_recorded_whole_is_told_whole(tmp_path):
+    loss = {"beta": 2.0, "loss": [{"name": "simpo", "weight": 1.0, "simpo_gamma": 0.3, "label_smoothing": 0.0}]}
+    assert loss.items() <= Place(tmp_path, **loss, ld_alpha=None).find().loss.items()
+
+
 def test_what_only_its_making_took_may_be_gone(place):
     assert not (place.root / "train").exists()
     assert not (place.root / "reference").exists()
@@ -119,6 +134,8 @@ def test_what_is_not_as_it_was_sealed_is_not_judged(place, broken):
         {"how": {}},
         {"beta": "much"},
         {"loss": 3},
+        {"loss": [{"name": "of-a-later-version", "weight": 1.0}]},
+        {"loss": [{"name": "simpo", "weight": 1.0}], "ld_alpha": 0.5},
     ],
 )
 def test_a_record_of_another_shape_is_no_traceback(tmp_path, record):
@@ -170,9 +187,25 @@ def test_a_branch_that_moved_on_is_taken_at_the_commit_it_stood_for(tmp_path, ba
 def test_a_pair_is_trained_on_by_itself_or_by_its_prompt(tmp_path_factory, trained, held_out):
     root = tmp_path_factory.mktemp("store")
     sample = seal(root, "subsample", "s1", {"train.parquet": tokens(trained)})
-    incumbent = Incumbent("p1", {"subsample": sample}, ModelSource(), {}, HOW, 0.1, [], "r1")
+    incumbent = Incumbent("p1", {"subsample": sample}, ModelSource(), {}, HOW, {}, "r1")
     expected = {pair for pair, prompt in held_out.items() if pair in trained or prompt in trained.values()}
     assert incumbent.trained_on(held_out) == expected
+
+
+def test_a_tokenizer_that_no_new_training_would_take_still_writes_for_the_model_that_has_it(place, monkeypatch):
+    from engine.preferences.templates import template
+
+    tokenizer = train_bpe(["user What? assistant This."] * 3, 300)
+    turn = "{{ m.role }} {{ m.content }}<|done|>"
+    tokenizer.chat_template = f"{{% for m in messages %}}{turn}{{% endfor %}}"
+    tokenizer.chat_template += "{% if add_generation_prompt %}assistant {% endif %}"
+    with pytest.raises(ConfigError, match="no token of this tokenizer"):
+        template("chat", tokenizer)
+    monkeypatch.setitem(LIMITS, "template", "chat")
+    monkeypatch.setattr("engine.promotion.incumbent.open_tokenizer", lambda *_: tokenizer)
+    inputs = {"tokenize": tokenized(place.root, "t6")}
+    form, _ = replace(place.find(), inputs=inputs).writing()
+    assert form.end_ids == (tokenizer.eos_token_id,)
 
 
 def test_a_pair_has_the_same_ids_only_under_the_same_limits_and_tokenizer(place):

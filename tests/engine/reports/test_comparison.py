@@ -1,3 +1,4 @@
+import shutil
 import xml.etree.ElementTree as ElementTree
 
 import pyarrow as pa
@@ -100,6 +101,11 @@ def test_pairs_that_one_of_both_gets_right_are_counted(seal, comparison):
         file.write_table(pa.Table.from_pylist(rows, schema=COMPARED))
     said = "Of 5 held-out pairs this run's model judges 2 better than the one in service, and 1 worse."
     assert said in page(artifact)[1]
+    other = seal(
+        "compare", {}, key="other", comparison=comparison | {"not_comparable": {"eval_rewards/accuracies": "odd"}}
+    )
+    shutil.copy(artifact.path / "pairs.parquet", other.path)
+    assert "judges" not in page(other)[1], "what is right means something else in each"
     (artifact.path / "pairs.parquet").write_bytes(b"no table")
     assert "judges" not in page(artifact)[1]
 

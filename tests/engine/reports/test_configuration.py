@@ -46,6 +46,14 @@ def test_every_key_in_force_has_a_row_with_its_dotted_name(record):
     ]
 
 
+@pytest.mark.parametrize(("loss", "told"), [("simpo", False), ("sigmoid", True)])
+def test_displacement_is_no_key_in_force_where_nothing_is_held_against_a_reference(record, loss, told):
+    monitor = {"displacement": 0.5, "displacement_steps": 20, "gradient": 10.0}
+    record.config = {"train": {"loss": [{"name": loss, "weight": 1.0}], "monitor": monitor}}
+    assert ("displacement" in every_key(record)) == told
+    assert "`train.monitor.gradient`" in every_key(record)
+
+
 def test_the_command_has_the_profile_the_selection_and_what_was_set_as_a_shell_takes_it(record):
     words = ["dpo", "run", "--profile", "demo", "--from", "train", "--force"]
     words += ["--set", "train.beta=0.2", "--set", "download.files=a file's name"]

@@ -96,6 +96,18 @@ def test_the_page_of_download_tells_of_rows_reasons_sources_and_lengths(download
     assert "| chosen | 10 | 10 |" in told
 
 
+def test_a_format_is_told_with_what_it_was_told_by_and_rows_apart_from_their_pairs(seal):
+    recognised = [{"format": "sharegpt", "why": "conversations holds <b>", "sources": 1, "named": ["a"]}]
+    counted = {"rows_read": 10, "pairs": 27, "refused": 1, "recognised": recognised, "formats": ["sharegpt"]}
+    artifact = seal("download", counted)
+    ledger(artifact, "empty_prompt")
+    parts = list(download_parts(artifact))
+    told = to_markdown(parts)
+    assert "27 pairs were read from 9 rows, and 1 of 10 rows (10.0%) were refused." in told
+    assert "Format: sharegpt (conversations holds &lt;b&gt;)." in told
+    assert pictures(parts)["Where the rows went"] == "kept: 9; empty prompt: 1"
+
+
 def test_the_page_of_tokenize_tells_of_cuts_drops_lengths_and_shows_a_pair(tokenized):
     parts = list(tokenize_parts(tokenized))
     told = to_markdown(parts)

@@ -39,6 +39,11 @@ def test_the_length_baseline_is_the_better_of_both_rules_where_it_was_recorded(s
     assert found["held-out pairs put right"] == "97.5% (by their length alone: 70.0%)"
 
 
+def test_what_the_start_put_right_stands_beside_the_accuracy_of_a_model_without_a_reference(seal, evaluated):
+    found = dict(headline(seal("evaluate", evaluated | {"start/eval_rewards/accuracies": 0.8})))
+    assert found["held-out pairs put right"] == "97.5% (before the training: 80.0%; by their length alone: 50.0%)"
+
+
 def test_the_headline_of_compare_is_the_difference_from_the_model_in_service(seal):
     name = "difference/eval_rewards/accuracies"
     recorded = {"in_service": "abc", "pairs": 143, "trained_on": 7, name: 0.021, "intervals": {name: [-0.004, 0.05]}}

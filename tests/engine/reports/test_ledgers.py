@@ -77,7 +77,7 @@ def test_every_reason_that_the_code_gives_has_a_meaning():
     given = {WRONG_ENCODING, "refused_by_template", "no_scored_token", "equal_after_cut", "equal_tokens"}
     for path in (Path(engine.__file__).parent / "preferences").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Refusal" and node.args:
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Refusal", "Refused") and node.args:
                 named = ast.walk(node.args[0])
                 given |= {
                     each.value for each in named if isinstance(each, ast.Constant) and isinstance(each.value, str)

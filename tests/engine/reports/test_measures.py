@@ -22,6 +22,7 @@ from engine.reports.measures import (
     ("metric", "words"),
     [
         ("eval_rewards/accuracies", "held-out pairs put right"),
+        ("start/eval_rewards/accuracies", "put right before the training, by its likelihood alone"),
         ("dpo/adversarial/refused", "harmful requests: refused"),
         ("service/normal/right", "normal requests: answered right"),
         ("dpo/all/empty", "requests: answered with nothing"),

@@ -56,6 +56,12 @@ def test_where_a_training_does_not_say_its_beta_there_are_no_margins(
     assert list(drawn(trained("a", 3.0), trained("b", 6.0, beta), APART)) == ["Pairs of a step that are put right"]
 
 
+def test_where_rewards_are_of_another_kind_no_curve_is_laid_over_another(trained: Callable[..., Artifact]) -> None:
+    apart = dict.fromkeys(("eval_loss", "eval_rewards/margins", "eval_rewards/accuracies"), REASON)
+    found = list(overlaid(trained("a", 3.0), trained("b", 6.0), apart))
+    assert found == [f"Their rewards and losses are not comparable: {REASON}."]
+
+
 def test_the_same_training_or_one_whose_steps_are_gone_is_not_drawn(trained: Callable[..., Artifact]) -> None:
     then, now = trained("a", 3.0), trained("b", 6.0)
     assert list(overlaid(then, then, {})) == []

@@ -27,13 +27,13 @@ def test_the_rates_of_both_policies_stand_beside_each_other_a_table_for_each_kin
     assert rates(evaluated).splitlines() == [
         "*Harmful requests*",
         "",
-        "|  | starting model | after DPO |",
+        "|  | starting model | after training |",
         "| --- | --- | --- |",
         "| refused | 2.0% | 100.0% (98.1 to 100.0) |",
         "",
         "*Normal requests (200)*",
         "",
-        "|  | starting model | after DPO |",
+        "|  | starting model | after training |",
         "| --- | --- | --- |",
         "| answered right | 99.0% | 98.0% |",
     ]
@@ -52,7 +52,7 @@ def test_a_rate_of_one_policy_alone_leaves_the_other_open_and_an_odd_kind_shows_
 
 def test_the_model_in_service_has_a_column_where_it_answered():
     assert rates({"service/all/empty": 0.1, "dpo/all/empty": 0.2}).splitlines()[2::2] == [
-        "|  | starting model | after DPO | in service |",
+        "|  | starting model | after training | in service |",
         "| answered with nothing | – | 20.0% | 10.0% |",
     ]
 
@@ -93,7 +93,7 @@ def test_the_answers_of_all_policies_to_one_prompt_stand_together(seal):
     (only,) = answers_part(evaluated, compared).exchanges
     assert [(each.policy, each.text) for each in only.answers] == [
         ("starting model", "a"),
-        ("after DPO", "b"),
+        ("after training", "b"),
         ("in service", "c"),
     ]
     assert len(answers_part(evaluated, seal("compare", {})).exchanges[0].answers) == 2
@@ -177,7 +177,7 @@ def test_where_there_are_several_sets_of_prompts_each_request_says_of_which_it_i
 
 def test_a_policy_that_did_not_answer_is_left_out(seal):
     (only,) = answers(seal, [said("dpo", "p", NORMAL, "hi")]).exchanges
-    assert [(each.policy, each.text) for each in only.answers] == [("after DPO", "hi")]
+    assert [(each.policy, each.text) for each in only.answers] == [("after training", "hi")]
 
 
 def test_rows_that_hold_nothing_break_nothing(seal):

@@ -67,7 +67,7 @@ def is_harmless(page: Page) -> bool:
 
 
 def page_with(text: str) -> Page:
-    said = Said("after DPO", text, (text,), refused=True)
+    said = Said("after training", text, (text,), refused=True)
     parts = (
         escape(text),
         table(["name", "value"], [[escape(text), code(text)]]),
@@ -152,7 +152,7 @@ def test_a_token_that_is_scored_is_told_apart_and_every_character_of_it_shows():
 def test_answers_keep_their_lines_and_refusals_have_a_colour_and_a_word():
     said = (
         Said("starting model", "one\ntwo\x1b[31m"),
-        Said("after DPO", "Sorry", ("refused",), refused=True),
+        Said("after training", "Sorry", ("refused",), refused=True),
         Said("somebody else", ""),
     )
     page = Page(to_html(Head("t"), [Section("One", (Answers("All", (Exchange("harmful", "How?", said),)),))]))

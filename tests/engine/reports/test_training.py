@@ -168,9 +168,17 @@ def test_the_page_says_what_an_adapter_was_made_of(trained):
     shown = words(list(train_parts(trained(logs={}))))
     assert "| learnt from | 2,400 pairs |" in shown
     assert "| steps | 8, 16 pairs each |" in shown
-    assert "| loss | sigmoid + sft, β 0.1 |" in shown
+    assert "| loss | `sigmoid` + `sft`, β 0.1 |" in shown
     assert "| weights | 1,234 trained, LoRA of rank 8 |" in shown
     assert "| before step 1 | as the reference: margins up to 0 nats, allowed are 0.0001 nats |" in shown
+
+
+def test_a_loss_is_told_with_its_parameters_and_why_there_was_no_proof(trained):
+    loss = [{"name": "simpo", "weight": 1.0, "simpo_gamma": 0.3, "label_smoothing": 0.1}]
+    proof = {"step0_proof": "none: simpo needs no reference", "pairs": 3}
+    shown = words(list(train_parts(trained(logs={}, config=CONFIG | {"loss": loss, "beta": 2.0}, metrics=proof))))
+    assert "| loss | `simpo` (labels smoothed by 0.1, γ 0.3), β 2 |" in shown
+    assert "| before step 1 | none: simpo needs no reference |" in shown
 
 
 def test_the_page_of_a_starting_policy_shows_its_loss_and_what_it_was_made_of(trained):

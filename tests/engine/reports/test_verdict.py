@@ -9,7 +9,7 @@ UNMET = {"name": "over-refusal", "outcome": "failed", "words": "refuses 62.0% of
 def test_the_table_has_before_after_the_length_baseline_and_the_model_in_service(gated, put):
     put(OURS)
     answer = answer_of(gated().get)
-    assert answer.header == ("", "out of", "before", "after DPO", "against the one in service")
+    assert answer.header == ("", "out of", "before", "after training", "against the one in service")
     assert answer.rows == (
         ("harmful requests refused", "–", "2.0%", "100.0% (98.1 to 100.0)", "+50.0 (+40.0 to +60.0)"),
         ("normal requests answered right", "–", "99.0%", "98.0%", "–"),
@@ -39,6 +39,13 @@ def test_the_recorded_baseline_is_taken_with_its_interval(seal, evaluated):
     assert did_it_work(seal("evaluate", evaluated)).rows[-1][3] == "60.0% (55.0 to 65.0)"
 
 
+def test_what_the_start_put_right_without_a_reference_is_before(seal, evaluated):
+    name = "start/eval_rewards/accuracies"
+    evaluated |= {name: 0.8}
+    evaluated["intervals"][name] = [0.75, 0.85]
+    assert did_it_work(seal("evaluate", evaluated)).rows[-2][2:4] == ("80.0% (75.0 to 85.0)", "97.5% (95.5 to 98.8)")
+
+
 def test_a_rule_that_prefers_the_shorter_answer_counts_for_the_baseline_too(seal):
     rows = did_it_work(seal("evaluate", {"eval_rewards/accuracies": 0.5, "eval_longer_wins": 0.2})).rows
     assert rows[-1][3] == "80.0%"
@@ -46,7 +53,7 @@ def test_a_rule_that_prefers_the_shorter_answer_counts_for_the_baseline_too(seal
 
 def test_without_a_model_in_service_the_table_has_no_column_for_it(gated):
     answer = answer_of(gated(in_service=None, differences={}).get)
-    assert answer.header[-1] == "after DPO"
+    assert answer.header[-1] == "after training"
     assert {len(row) for row in answer.rows} == {4}
     assert "No model was in service before, so there is none to compare with." in answer.words
 
@@ -86,7 +93,7 @@ def test_the_gates_page_finds_what_its_verdict_rests_on(gated):
 def test_in_markdown_two_narrow_tables_are_followed_by_the_rules_as_a_list(gated, put):
     put(OLD)
     page = as_markdown(answer_of(gated("keep", [UNMET | {"words": "a|b <c>"}]).get))
-    assert page.startswith("|  | before | after DPO |\n| --- |")
+    assert page.startswith("|  | before | after training |\n| --- |")
     assert "| held-out pairs put right (400) | – | 97.5% (95.5 to 98.8) |" in page
     assert "\n\n|  | against the one in service |\n| --- | --- |\n| harmful requests refused | +50.0" in page
     assert "| … by their length alone | – |" not in page

@@ -432,3 +432,32 @@ def test_the_model_is_in_training_mode_while_it_trains_and_in_eval_mode_afterwar
     trained(tmp_path, model=model, on_step=lambda record: modes.append(model.training))
     assert set(modes) == {True}
     assert not model.training
+
+
+class Pair(torch.nn.Module):
+    """Two weights under the names of an adapter's."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Module()
+        self.layer.lora_A, self.layer.lora_B = (torch.nn.ModuleDict({"default": One()}) for _ in "AB")
+        self.sides = [each["default"] for each in (self.layer.lora_A, self.layer.lora_B)]
+
+
+class PairSquares(Squares):
+    """The same loss for both weights of a pair."""
+
+    def contributions(self, model, rows):
+        for part in self.micro_batches(rows):
+            loss = sum(self.loss(side.weight, self.targets[part], len(rows)) for side in model.sides)
+            yield Contribution(part, float(loss.detach()), loss)
+
+
+def test_under_lora_plus_b_moves_by_a_multiple_and_both_follow_one_schedule(tmp_path):
+    model, told = Pair(), []
+    how = Optimization(learning_rate=0.01, max_grad_norm=1e9, plus_ratio=8.0)
+    trained(tmp_path, model=model, objective=PairSquares(), how=how, on_step=told.append)
+    slow, fast = (float(side.weight.detach()) for side in model.sides)
+    assert slow == pytest.approx(by_hand(0.01, 1e9), abs=1e-5)
+    assert fast == pytest.approx(by_hand(0.08, 1e9), abs=1e-5)
+    assert max(record.numbers["learning_rate"] for record in told) == pytest.approx(0.01)

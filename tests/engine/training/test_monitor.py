@@ -59,6 +59,13 @@ def test_a_displacement_of_half_the_steps_is_averaged_away_and_one_that_is_over_
     assert made.healthy
 
 
+def test_a_training_without_a_reference_tells_no_log_ratios_and_is_never_displaced():
+    made = monitor()
+    numbers = {"rewards/accuracies": 1.0, "logps/chosen": -900.0, "grad_norm": 1.0}
+    assert [found for step in range(1, 9) for found in made.step(step, numbers)] == []
+    assert made.healthy and not made.standing
+
+
 def test_a_lone_spike_of_the_gradient_is_no_sign_and_several_in_a_row_are():
     made = monitor()
     fed(made, *[{}] * 30)

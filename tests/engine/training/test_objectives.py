@@ -1,15 +1,19 @@
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.dpo.losses import PairLogps, Sigmoid, WeightedSum
+from engine.dpo.loss_table import LOSSES, build
+from engine.dpo.losses import WeightedSum
+from engine.dpo.margin_losses import Sigmoid
 from engine.models.forward import PLAIN, Forward
 from engine.models.lora import trainable_parameters
 from engine.models.passes import Passes
+from engine.models.scoring import score_pairs
 from engine.preferences.pairs import shared_length
 from engine.training.objectives import SftObjective
 
@@ -85,11 +89,91 @@ class Ranked:
 
     preference: bool = True
     coupled: bool = True
+    reference_free: bool = False
 
     def __call__(self, logps, step):
         margins = logps.logratio_margin.sort().values
         weights = torch.arange(len(margins), 0, -1, dtype=margins.dtype) / len(margins)
         return -torch.nn.functional.logsigmoid(weights * margins).sum() / step.pairs
+
+
+def losses_of(*terms, **shared):
+    """The loss of a config whose terms are names and weights, with a loss's parameters where it needs one."""
+    smoothing = {"exo_pair": 0.1, "robust": 0.2, "aot": 0.1}
+    given = [
+        {"name": name, "weight": weight} | ({"label_smoothing": smoothing[name]} if name in smoothing else {})
+        for name, weight in terms
+    ]
+    return build({"beta": 0.1, "loss": given, **shared})
+
+
+MPO = (("sigmoid", 0.8), ("bco_pair", 0.2), ("sft", 1.0))
+WEIGHTED = [
+    losses_of(*MPO, ld_alpha=0.5),
+    losses_of(*MPO, use_weighting=True),
+    losses_of(("aot", 1.0), ("sft", 0.5), ld_alpha=0.0),
+    losses_of(*MPO[::2], ld_alpha=0.3, use_weighting=True, f_divergence_type="js_divergence"),
+]
+
+
+@pytest.mark.parametrize("loss", WEIGHTED, ids=["LD", "WPO", "LD, sorted", "all of it"])
+def test_token_weights_and_pair_weights_are_the_same_for_any_budget_layout_and_order(preference, loss):
+    model, objective = preference
+    hold(model, replace(objective, loss=loss), examples=8)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_is_the_same_for_any_budget_and_layout(preference, name):
+    model, objective = preference
+    hold(model, replace(objective, loss=losses_of((name, 1.0))), examples=3)
+
+
+@pytest.mark.parametrize("loss", WEIGHTED, ids=["LD", "WPO", "LD, sorted", "all of it"])
+def test_the_gradient_under_weights_is_that_of_autograd_through_the_whole_step(preference, loss):
+    model, objective = preference
+    objective = replace(objective, loss=loss)
+    _, _, gradient = step(model, sent(objective, WAYS[1], 40))
+    model.zero_grad()
+    objective.loss(sent(objective, PLAIN, 10_000).logps(model, ALL), objective.counts(ALL)).backward()
+    expected = torch.cat([value.grad.flatten() for value in trainable_parameters(model).values()])
+    assert apart(gradient, expected) < 1e-5
+
+
+def test_under_ld_dpo_rewards_are_of_the_weighted_sums_and_all_else_is_of_the_plain_ones(preference):
+    model, objective = preference
+    scores = score_pairs(model, objective.pairs, objective.passes)
+    start = [score.sums(0.5) for score in scores]  # any reference will do, as long as its two sums differ
+    ref = torch.tensor(start, dtype=torch.float64) + 1.0
+    objective = replace(objective, loss=losses_of(("sigmoid", 1.0), ld_alpha=0.5), ref=ref, whole_ref=ref - 7.0)
+    _, metrics, _ = step(model, objective)
+    whole = [score.sums() for score in scores]
+    assert metrics["rewards/chosen"] == pytest.approx(-0.1, rel=1e-4)
+    for side, name in enumerate(("chosen", "rejected")):
+        plain = sum(each[side] for each in whole) / COUNT
+        assert metrics[f"logps/{name}"] == pytest.approx(plain, rel=1e-5)
+        ratios = [
+            (each[side] - weighted[side] + 6.0) / getattr(pair, name).scored_tokens
+            for each, weighted, pair in zip(whole, start, objective.pairs, strict=True)
+        ]
+        assert metrics[f"log_ratio_per_token/{name}"] == pytest.approx(sum(ratios) / COUNT, rel=1e-4)
+    assert abs(sum(each[0] - weighted[0] for each, weighted in zip(whole, start, strict=True))) > 1
+
+
+def test_weighted_sums_without_the_plain_ones_of_the_reference_are_no_ground_for_log_ratios(preference):
+    model, objective = preference
+    objective = replace(objective, loss=losses_of(("sigmoid", 1.0), ld_alpha=0.5), whole_ref=None)
+    with pytest.raises(ValueError, match="plain ones of the reference are not known"):
+        step(model, objective)
+
+
+def test_without_a_reference_rewards_are_of_the_mean_logp_a_token_and_there_are_no_log_ratios(preference):
+    model, objective = preference
+    free = replace(objective, ref=torch.zeros(COUNT, 2, dtype=torch.float64), loss=losses_of(("simpo", 1.0)))
+    _, metrics, _ = step(model, free)
+    scores = score_pairs(model, objective.pairs, objective.passes)
+    means = [score.chosen_logps / len(score.chosen_token_logps) for score in scores]
+    assert metrics["rewards/chosen"] == pytest.approx(0.1 * sum(means) / COUNT, rel=1e-5)
+    assert not any(name.startswith("log_ratio") for name in metrics)
 
 
 def test_a_loss_that_sorts_the_steps_margins_has_the_same_gradient_for_any_budget_layout_and_order(preference):
@@ -144,7 +228,7 @@ def test_under_dropout_both_passes_of_a_loss_that_couples_pairs_see_the_same_dra
     found = []
     for seed, coupled in ((4, False), (4, True), (5, True)):
         torch.manual_seed(seed)
-        loss = WeightedSum([(1.0, Sigmoid(0.1, coupled=coupled))])  # a sum over pairs: both ways mean the same
+        loss = WeightedSum([(1.0, (AtOnce if coupled else Sigmoid)(0.1))])
         found.append((*step(model, replace(objective, loss=loss)), torch.get_rng_state()))
     (loss, metrics, gradient, state), same, other = found
     assert same[0] == pytest.approx(loss, rel=1e-12)
@@ -160,7 +244,7 @@ def test_a_loss_that_is_no_number_is_blamed_on_the_pairs_that_made_it_so(prefere
     model, objective = preference
     ref = objective.ref.clone()
     ref[bad, 0] = math.nan
-    objective = replace(objective, ref=ref, loss=WeightedSum([(1.0, Sigmoid(0.1, coupled=coupled))]))
+    objective = replace(objective, ref=ref, loss=WeightedSum([(1.0, (AtOnce if coupled else Sigmoid)(0.1))]))
     parts = list(sent(objective, WAYS[1], 40).contributions(model, ALL))
     assert [list(part.rows) for part in parts if not math.isfinite(part.loss)] == [[bad]]
 
@@ -171,9 +255,17 @@ class Endless:
 
     preference: bool = True
     coupled: bool = True
+    reference_free: bool = False
 
     def __call__(self, logps, step):
         return logps.policy_chosen.sum() + math.inf
+
+
+@dataclass(frozen=True)
+class AtOnce(Sigmoid):
+    """A sum over pairs that asks for all of them at once: both ways mean the same."""
+
+    coupled: ClassVar[bool] = True
 
 
 def test_a_coupled_loss_that_is_infinite_of_sound_pairs_is_blamed_on_the_whole_step(preference):
@@ -184,14 +276,16 @@ def test_a_coupled_loss_that_is_infinite_of_sound_pairs_is_blamed_on_the_whole_s
 
 def test_logps_without_gradient_come_in_the_order_of_the_rows_and_not_of_the_micro_batches(preference):
     model, objective = preference
+    objective = replace(objective, loss=WeightedSum(objective.loss.terms, ld_alpha=0.5, use_weighting=True))
     rows = [4, 0, 5, 2]
     together = sent(objective, WAYS[1], 40).all_logps(model, rows)
     assert not together.policy_chosen.requires_grad
     for place, row in enumerate(rows):
         with torch.no_grad():
             alone = objective.logps(model, [row])
-        for name in PairLogps.__dataclass_fields__:
-            assert float(getattr(together, name)[place]) == pytest.approx(float(getattr(alone, name)), abs=1e-4)
+        for field in fields(alone):
+            here, there = getattr(together, field.name), getattr(alone, field.name)
+            assert float(here[place]) == pytest.approx(float(there), abs=1e-4), field.name
 
 
 def test_the_sft_loss_is_the_mean_over_the_steps_scored_tokens(sft):

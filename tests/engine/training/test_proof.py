@@ -7,6 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.dpo.loss_table import LOSSES, build
+from engine.dpo.losses import WeightedSum
+from engine.dpo.margin_losses import Sigmoid
 from engine.errors import NumericsError
 from engine.models.lora import trainable_parameters
 from engine.models.scoring import score_pairs
@@ -49,6 +52,51 @@ def test_another_seed_tries_other_pairs_so_that_a_single_stale_one_is_found_as_o
     assert found == pytest.approx(24 / 240, abs=0.045)  # three standard deviations
 
 
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if not loss.reference_free])
+def test_every_loss_that_has_a_reference_is_at_its_own_value_before_the_first_step(make_objective, name):
+    model, objective = make_objective()
+    parameters = {"label_smoothing": 0.1} if name in ("exo_pair", "robust") else {}
+    objective.loss = build({"beta": 0.1, "loss": [{"name": name, "weight": 2.0, **parameters}]})
+    seen = prove(model, objective)
+    assert seen.expected_loss == pytest.approx(2 * AT_THE_REFERENCE[name], rel=1e-9)
+    assert seen.loss == pytest.approx(seen.expected_loss, abs=1e-4)
+
+
+LN_2 = math.log(2)
+AT_THE_REFERENCE = {
+    "sigmoid": LN_2, "hinge": 1.0, "ipo": 25.0, "exo_pair": -LN_2 - math.log(0.1 * 0.9) / 2, "nca_pair": 2 * LN_2,
+    "robust": LN_2, "bco_pair": 2 * LN_2, "sppo_hard": 50.0, "aot": LN_2, "aot_unpaired": LN_2, "apo_zero": 1.0,
+    "apo_down": 1.0, "discopop": (LN_2 + 1) / 2, "sigmoid_norm": LN_2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_under_ld_dpo_the_weighted_sums_are_held_against_each_other(make_objective, alpha):
+    model, objective = make_objective()
+    scores = score_pairs(model, objective.pairs, objective.passes)  # an untrained adapter changes nothing
+    objective.ref = torch.tensor([score.sums(alpha) for score in scores], dtype=torch.float64)
+    objective.loss = WeightedSum([(1.0, Sigmoid(0.1))], ld_alpha=alpha)
+    assert prove(model, objective).max_difference <= 1e-5
+    objective.ref[3, 1] += 0.01
+    assert failure(model, objective).where == "pair id3"
+
+
+def test_plain_scores_are_not_the_reference_of_ld_dpo(make_objective):
+    model, objective = make_objective()
+    objective.loss = WeightedSum([(1.0, Sigmoid(0.1))], ld_alpha=0.5)
+    failure(model, objective)
+
+
+def test_pairs_that_have_weights_are_proved_under_them(make_objective):
+    model, objective = make_objective()
+    objective.loss = WeightedSum([(1.0, Sigmoid(0.1))], use_weighting=True)
+    seen = prove(model, objective)
+    weights = objective.all_logps(model, ROWS).weights
+    assert seen.expected_loss == pytest.approx(LN_2 * float(weights.mean()), rel=1e-9)
+    assert seen.loss == pytest.approx(seen.expected_loss, rel=1e-5)
+    assert seen.max_difference <= 1e-5
+
+
 def failure(model, objective, rows=ROWS, dtype="float32"):
     with pytest.raises(NumericsError, match="before the first step the policy is not the reference") as caught:
         prove(model, objective, rows, dtype)
@@ -80,6 +128,18 @@ def test_scores_that_are_off_by_the_same_on_both_sides_are_found_though_the_marg
     assert failure(model, objective).where == "pair id3"
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_half_the_tolerance_passes_and_one_and_a_half_do_not(make_objective, dtype):
+    model, objective = make_objective()
+    allowed, exact = tolerance(objective.pairs[3], objective.ref[3].tolist(), dtype), objective.ref.clone()
+    for side in (0, 1):
+        objective.ref = exact.clone()
+        objective.ref[3, side] += 0.5 * allowed
+        assert prove(model, objective, dtype=dtype).max_difference == pytest.approx(0.5 * allowed, rel=0.2)
+        objective.ref[3, side] += allowed
+        assert failure(model, objective, dtype=dtype).where == "pair id3"
+
+
 def test_an_adapter_that_does_not_start_at_zero_is_found(make_objective):
     model, objective = make_objective()
     with torch.no_grad():
@@ -96,7 +156,7 @@ def test_a_layout_that_the_model_cannot_take_is_found(make_objective):
 
 
 def _shifted(found):
-    return found.__class__(found.policy_chosen + 0.1, found.policy_rejected, found.ref_chosen, found.ref_rejected)
+    return replace(found, policy_chosen=found.policy_chosen + 0.1)
 
 
 @pytest.mark.parametrize("place", range(len(ROWS)))

@@ -14,7 +14,8 @@ import torch
 from accelerate import Accelerator
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from engine.dpo.losses import Sigmoid, WeightedSum
+from engine.dpo.losses import WeightedSum
+from engine.dpo.margin_losses import Sigmoid
 from engine.models.forward import Forward
 from engine.models.passes import Passes
 from engine.preferences.batching import BatchPlan
@@ -221,6 +222,7 @@ class Ranked:
 
     preference: bool = True
     coupled: bool = True
+    reference_free: bool = False
 
     def __call__(self, logps, step):
         margins = logps.logratio_margin.sort().values

@@ -283,3 +283,12 @@ def test_a_run_that_was_cut_off_while_a_step_was_told_is_not_said_to_lack_it(mak
     path.write_text("".join(path.read_text().splitlines(True)[:2]))  # as if it had come before the line was written
     make_run().go()
     assert "lacks" not in caplog.text
+
+
+def test_a_stop_that_left_gradients_switched_off_in_this_process_does_not_keep_the_next_run_from_training(make_run):
+    whole = make_run("whole").go()
+    torch.set_grad_enabled(False)
+    try:
+        assert make_run("after").go().means == whole.means
+    finally:
+        torch.set_grad_enabled(True)
