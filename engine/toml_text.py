@@ -18,9 +18,14 @@ def to_toml(tables: Mapping[str, Any]) -> str:
     return "\n".join(_table(tables, ())).strip("\n") + "\n"
 
 
+def assignment(name: str, value: object) -> str:
+    """One line `name = value`; a mapping becomes an inline table. Raises as `to_toml`."""
+    return f"{_key(name)} = {_value(value)}"
+
+
 def _table(table: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
     below = {name: value for name, value in table.items() if isinstance(value, Mapping)}
-    own = [f"{_key(name)} = {_value(item)}" for name, item in table.items() if name not in below and item is not None]
+    own = [assignment(name, item) for name, item in table.items() if name not in below and item is not None]
     if path and (own or not below):
         yield f"\n[{'.'.join(map(_key, path))}]"
     yield from own

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from engine.config import Settings
+from engine.config import Settings, one_name
 from engine.errors import MissingInputError, StoreError
 from engine.evaluation.comparison import change
 from engine.evaluation.held_against import Compared, compare
@@ -18,10 +18,11 @@ from engine.evaluation.intervals import Difference
 from engine.plan import Plan
 from engine.preferences.schema import TOKENS, read_batches
 from engine.reports.markdown import number, plain
-from engine.runs import RunRecord, all_runs
+from engine.runs import RunRecord, all_runs, records
 from engine.selection import Selection
 from engine.stage import Stage
 from engine.store import Artifact, Store
+from flows._report import LAST
 
 _STAGE, _HELD_OUT = "evaluate", "eval.parquet"
 _RIGHT, _CHOSEN = "eval_rewards/accuracies", "eval_log_ratio_per_token/chosen"
@@ -34,7 +35,7 @@ def show_comparison(
     """Says which of two models is right more often, how sure that is, and which pairs got worse.
 
     Args:
-        other: the id of a run, or the key of an evaluate artifact.
+        other: the id of a run, the key of an evaluate artifact, or `LAST`: see `last_run`.
         limit: how many pairs are told at most, of those that got worse and, in JSON, of those that got better.
 
     Raises:
@@ -44,7 +45,11 @@ def show_comparison(
     """
     plan = Plan(stages, settings, Selection(until=_STAGE))
     plan.plan()
-    here, there = _present(plan), find_evaluation(settings.runtime.artifacts, other)
+    here, named = _present(plan), other
+    if other == LAST:
+        other = last_run(settings, here)
+        named = f"{other}, the last run of this profile that evaluated another model,"
+    there = find_evaluation(settings.runtime.artifacts, other)
     found = compare(here, there)
     told = (found.worse[:limit], found.better[:limit] if as_json else [])
     texts = _texts(plan.artifacts.get("subsample"), [row["pair_id"] for rows in told for row in rows])
@@ -52,7 +57,27 @@ def show_comparison(
     if as_json:
         _print_json(here, there, found, worse, better)
     else:
-        _print(other, found, worse)
+        _print(named, found, worse)
+
+
+def last_run(settings: Settings, here: Artifact) -> str:
+    """The id of the latest run of this profile that completed and whose evaluation is there and is not `here`.
+
+    Raises:
+        StoreError: there is none.
+    """
+    root, origin = settings.runtime.artifacts, one_name(settings.profile)
+    for record in records(root):
+        if record.origin == origin and record.state == "completed":
+            evaluated = record.artifact(_STAGE)
+            if evaluated and evaluated.key != here.key:
+                return record.id
+    raise StoreError(
+        "no other run of this profile is there to compare with",
+        expected="a completed run that evaluated another model than this configuration's",
+        where=str(root / "runs"),
+        fix="name a run of another profile, or the key of an evaluate artifact",
+    )
 
 
 def find_evaluation(root: Path, name: str) -> Artifact:
@@ -110,7 +135,8 @@ def _print(other: str, found: Compared, worse: Sequence[Mapping[str, Any]]) -> N
     for line in (*_sentences(other, found), ""):
         print(plain(line))
     if not worse:
-        print("no pair got worse")
+        if _RIGHT in found.differences:
+            print("no pair got worse")
         return
     title = f"pairs that got worse, {len(worse)} of {len(found.worse)}"
     grid = Table("pair", "fell by", *_TEXTS, title=title, title_justify="left")
@@ -127,15 +153,19 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def _sentences(other: str, found: Compared) -> list[str]:
-    right, chosen = found.differences[_RIGHT], found.differences[_CHOSEN]
-    lines = [
-        f"This model is {_more(right)} of the {found.pairs:,} common pairs than {other} {_ends(right, 100, 1)}"
-        f"{_doubt(right)}.",
-        f"Its chosen responses have {number(abs(chosen.value))} nats per token "
-        f"{'more' if chosen.value >= 0 else 'less'}, measured from its reference {_ends(chosen, 1, 3)}.",
-        f"{len(found.worse):,} pairs got worse and {len(found.better):,} better; "
-        f"{found.only_here:,} held-out pairs are here alone, {found.only_there:,} there alone.",
-    ]
+    lines, flips = [], ""
+    if right := found.differences.get(_RIGHT):
+        lines.append(
+            f"This model is {_more(right)} of the {found.pairs:,} common pairs "
+            f"{'than' if right.value else 'as'} {other} {_ends(right, 100, 1)}{_doubt(right)}."
+        )
+        flips = f"{len(found.worse):,} pairs got worse and {len(found.better):,} better; "
+    if chosen := found.differences.get(_CHOSEN):
+        lines.append(
+            f"Its chosen responses have {number(abs(chosen.value))} nats per token "
+            f"{'more' if chosen.value >= 0 else 'less'}, measured from where it started {_ends(chosen, 1, 3)}."
+        )
+    lines.append(f"{flips}{found.only_here:,} held-out pairs are here alone, {found.only_there:,} there alone.")
     reasons: dict[str, list[str]] = {}
     for metric, why in found.not_comparable.items():
         reasons.setdefault(why, []).append(metric)

@@ -24,7 +24,7 @@ from engine.stage import Stage
 from engine.store import Store
 
 
-def put_in_service(stages: Sequence[Stage[Any]], settings: Settings, *, forced: bool) -> None:
+def put_in_service(stages: Sequence[Stage[Any]], settings: Settings, *, forced: bool, as_json: bool = False) -> None:
     """Puts the model of this configuration into service, and says so.
 
     Args:
@@ -39,15 +39,21 @@ def put_in_service(stages: Sequence[Stage[Any]], settings: Settings, *, forced: 
         _check_verdict(judged, settings)
     service = Service.of(settings.named_runtime)
     event = service.put(judged.key, maker(service.root, STAGE, judged.key), forced=forced)
-    if event is None:
+    if as_json:
+        _print_json({"version": service.current(), "event": vars(event) if event else None})
+    elif event is None:
         print(f"its model is in service already, as version {service.current()}")
     else:
         print(_switched(event))
 
 
-def take_back(settings: Settings, to: str | None) -> None:
+def take_back(settings: Settings, to: str | None, *, as_json: bool = False) -> None:
     """Puts the version before the one in service back, or the one named, and says so. Raises StoreError."""
-    print(_switched(Service.of(settings.named_runtime).rollback(to)))
+    event = Service.of(settings.named_runtime).rollback(to)
+    if as_json:
+        _print_json({"version": event.version, "event": vars(event)})
+    else:
+        print(_switched(event))
 
 
 def show_promoted(settings: Settings, *, path: bool, as_json: bool) -> None:
@@ -63,11 +69,15 @@ def show_promoted(settings: Settings, *, path: bool, as_json: bool) -> None:
         return
     facts = _facts(service, Store(service.root), settings)
     if as_json:
-        json.dump(facts, sys.stdout, indent=1, ensure_ascii=False)
-        print()
+        _print_json(facts)
     else:
         for indent, line in _lines(facts):
             print(" " * indent + plain(line))
+
+
+def _print_json(facts: dict[str, Any]) -> None:
+    json.dump(facts, sys.stdout, indent=1, ensure_ascii=False)
+    print()
 
 
 def _judged(stages: Sequence[Stage[Any]], settings: Settings, *, forced: bool) -> Artifact:

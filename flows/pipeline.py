@@ -69,6 +69,6 @@ def dpo_pipeline(
         scores = reference(run, tokens, split, policy)
         adapter = train(run, tokens, split, policy, scores)
         judged = evaluate(run, tokens, split, policy, scores, adapter)
-        compared = compare(run, comparisons, tokens, split, policy, scores, adapter, judged)
+        compared = compare(run, comparisons, tokens, split, policy, adapter, judged)
         promote(run, tokens, split, policy, scores, adapter, judged, compared)
     return run.completed()

@@ -101,7 +101,7 @@ class Story:
         ctx.record(loss=0.5)
 
     def stages(self) -> list[Stage[Any]]:
-        def skip(config: Toy) -> str | None:
+        def skip(config: Toy, _: object) -> str | None:
             return f"{config.policy} is given" if config.policy else None
 
         return [Stage(each.name, Toy, 1, self.work, each.inputs, skip=skip, keeps=each.keeps) for each in STAGES]
@@ -203,7 +203,7 @@ class Clone:
         return [each for each in below if "prefect.engine" in " ".join(each.cmdline())]
 
     def checkpoints(self) -> list[Path]:
-        return list((self.root / "artifacts" / ".work").glob("train-*/.checkpoints/*"))
+        return list((self.root / "artifacts" / ".work").glob("train-*/.checkpoints/step-*"))
 
     def record(self) -> dict[str, Any]:
         """The latest run's."""

@@ -17,7 +17,7 @@ from engine.selection import Selection
 from engine.sources import ModelSource
 from engine.stage import Listener
 from engine.store import Store
-from flows import cli
+from flows import _run, cli
 from flows._upkeep import size
 
 ALL = ["download", "tokenize", "sft", "train", "evaluate"]
@@ -433,7 +433,7 @@ class TestService:
         monkeypatch.setattr("flows._promotion.put_in_service", lambda *given, **named: told.append((given, named)))
         assert dpo("promote", *force, "--set", "train.beta=0.2")[0] == 0
         ((stages, settings), named) = told[0]
-        assert (stages, named) == (toy.stages, {"forced": bool(force)})
+        assert (stages, named) == (toy.stages, {"forced": bool(force), "as_json": False})
         assert settings.stages["train"].beta == 0.2
 
     def test_compares_with_what_is_named(self, dpo, toy, monkeypatch):
@@ -475,13 +475,14 @@ class TestCommand:
         def fail(*words):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(cli, "_settings", fail)
+        monkeypatch.setattr(_run, "settings_of", fail)
         assert "No space left on device" in error_of(dpo, "config")
+        assert "File name too long" in error_of(dpo, "report", "--set", f"runtime.artifacts={'a' * 300}")
 
         def bug(*words):
             raise OSError(9, "Bad file descriptor")
 
-        monkeypatch.setattr(cli, "_settings", bug)
+        monkeypatch.setattr(_run, "settings_of", bug)
         with pytest.raises(OSError, match="Bad file"):
             dpo("config")
 
@@ -489,7 +490,7 @@ class TestCommand:
         def interrupt(*words):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(cli, "_settings", interrupt)
+        monkeypatch.setattr(_run, "settings_of", interrupt)
         assert dpo("config")[0] == 130
 
     def test_a_reader_that_stops_reading_is_no_crash(self):

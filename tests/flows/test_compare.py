@@ -29,6 +29,8 @@ class Evaluate(Strict):
     depth: float = 1.0
     skipped: int = 0
     beta: float = 0.1
+    loss: str = ""
+    ld_alpha: float | None = None
 
 
 def row(number: int, config: Evaluate) -> dict[str, Any]:
@@ -52,7 +54,8 @@ def subsample(ctx: Context[Subsample]) -> None:
 
 def evaluate(ctx: Context[Evaluate]) -> None:
     write(ctx, "pairs.parquet", EVALUATED, [row(n, ctx.config) for n in range(ctx.config.skipped, PAIRS)])
-    identity = {"beta": ctx.config.beta, "reference": "abc", "loss": [], "seed": 0}
+    loss = [{"name": ctx.config.loss}] if ctx.config.loss else []
+    identity = {"beta": ctx.config.beta, "reference": "abc", "loss": loss, "ld_alpha": ctx.config.ld_alpha, "seed": 0}
     (ctx.work / "metrics.json").write_text(json.dumps({"identity": identity}), "utf-8")
 
 
@@ -92,6 +95,17 @@ def test_says_in_a_sentence_which_is_right_more_often_and_how_sure_that_is(toy, 
     assert "(95 %: −" in back
 
 
+def test_what_does_not_mean_the_same_is_not_told_as_better_or_worse(toy, shown):
+    other = key(toy)
+    key(toy, "evaluate.right=38", "evaluate.loss=simpo")
+    first, last, *_ = shown(other, "evaluate.right=38", "evaluate.loss=simpo").splitlines()
+    assert first.startswith("Its chosen responses have")
+    assert last == "0 held-out pairs are here alone, 0 there alone."
+    key(toy, "evaluate.ld_alpha=0.5")
+    out = shown(other, "evaluate.ld_alpha=0.5")
+    assert out.startswith("Its chosen responses have") and "Not comparable" in out and "no pair got worse" not in out
+
+
 def test_a_difference_that_may_be_chance_is_called_so(toy, shown):
     other = key(toy)
     key(toy, "evaluate.right=31")
@@ -101,8 +115,9 @@ def test_a_difference_that_may_be_chance_is_called_so(toy, shown):
 
 
 def test_the_same_model_is_right_on_as_many(toy, shown):
-    out = shown(key(toy))
-    assert "right on as many of the 40 common pairs" in out
+    other = key(toy)
+    out = shown(other)
+    assert f"right on as many of the 40 common pairs as {other} (95 %" in out
     assert "no pair got worse" in out
     assert "Not comparable" not in out
 
@@ -173,6 +188,30 @@ def test_the_other_may_be_a_run(toy, shown):
     key(toy, "evaluate.right=38")
     assert f"than {record.id} (95 %" in shown(record.id, "evaluate.right=38")
     assert find_evaluation(root, record.id).key == pipeline.artifacts["evaluate"].key
+
+
+def run(toy, *overrides: str, state: str = "completed") -> RunRecord:
+    record = RunRecord.start(toy.settings(*overrides), Selection(), toy.settings().runtime.artifacts)
+    for name, artifact in (pipeline := toy.run(*overrides)).artifacts.items():
+        record.add(pipeline.decisions[name], artifact)
+    record.finish(state)
+    return record
+
+
+def test_the_last_run_is_the_latest_that_evaluated_another_model_and_it_is_named(toy, shown):
+    run(toy, "evaluate.right=20")
+    other = run(toy)
+    run(toy, "evaluate.right=25", state="failed")
+    run(toy, "evaluate.right=38")
+    first = shown("last", "evaluate.right=38").splitlines()[0]
+    assert f"20.0 points more of the 40 common pairs than {other.id}, the last run of this profile" in first
+    assert shown("last", "evaluate.right=38", as_json=True)["there"]["key"] == other.artifact("evaluate").key
+
+
+def test_where_no_other_run_is_the_last_one_is_an_error_that_says_so(toy, shown):
+    run(toy)
+    with pytest.raises(StoreError, match="no other run of this profile"):
+        shown("last")
 
 
 def test_a_run_that_did_not_come_so_far_is_an_error_that_says_so(toy):
