@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from benchmarks.floor import matmul_rate
 from benchmarks.serving import Job, serve
 from benchmarks.workload import ADAM_BETAS, BETA, LEARNING_RATE, LORA_ALPHA, LORA_RANK, MAX_GRAD_NORM
-from engine.dpo.losses import weighted_sum
+from engine.dpo.loss_table import build
 from engine.models.fused_lora import fuse_lora
 from engine.models.layers import compile_body, switch_on_checkpointing
 from engine.models.loading import Place, load_model
@@ -33,7 +33,7 @@ from engine.training.objectives import PreferenceObjective
 PAD = 0
 LORA = Lora(rank=LORA_RANK, alpha=LORA_ALPHA, dropout=0.0, targets="all-linear")
 HOW = Optimization(LEARNING_RATE, "constant", 0.0, ADAM_BETAS, weight_decay=0.0, max_grad_norm=MAX_GRAD_NORM)
-LOSS = weighted_sum([{"name": "sigmoid", "weight": 1.0, "label_smoothing": 0.0}], BETA)
+LOSS = build({"beta": BETA, "loss": [{"name": "sigmoid", "weight": 1.0}]})
 TRAIN_TOKENS, SCORE_TOKENS = 4_096, 16_384  # the defaults of [runtime], which needs pydantic
 
 

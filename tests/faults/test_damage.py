@@ -8,7 +8,7 @@ from proof.damage import prove_damage
 from proof.table import Check
 from proof.workshop import Workshop
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_500)]  # some hundred runs of the command, one after the other
 
 
 def test_damage_to_any_kind_of_file_is_found_and_the_same_bytes_are_made_again(
