@@ -71,7 +71,8 @@ def run(ctx: Context[Config]) -> None:
         save=lambda: save_trained(accelerator.unwrap_model(model), ctx.work),
         watcher=watcher,
     )
-    ctx.hand_down(**config.spec(), how=how, monitor=watcher.outcome)
+    went = {"steps": trained.steps, "epochs": trained.epochs, "highest_learning_rate": trained.highest_rate}
+    ctx.hand_down(**config.spec(), how=how, monitor=watcher.outcome, went=went)
     ctx.record(
         **(watcher.kept_numbers if watcher.ends() else trained.means),
         **watcher.outcome,
@@ -174,7 +175,7 @@ def _sources(config: Config, sources: Sources) -> dict[str, Any]:
 STAGE = Stage(
     name="train",
     config=Config,
-    version=4,
+    version=5,
     run=run,
     inputs=("tokenize", "subsample", "sft", "reference"),
     borrows=("reference",),

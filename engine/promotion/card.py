@@ -101,7 +101,7 @@ def _data(facts: Facts) -> str:
 
 
 def _training(facts: Facts) -> str:
-    lora, steps = facts.lora, facts.steps
+    lora, went = facts.lora, facts.trained.get("went", {})
     targets = lora.get("target_modules")
     rows = {
         "β": number(facts.trained["beta"]),
@@ -110,9 +110,9 @@ def _training(facts: Facts) -> str:
         "LoRA α": number(lora.get("lora_alpha", "–")),
         "LoRA dropout": number(lora.get("lora_dropout", "–")),
         "adapted layers": escape(", ".join(map(str, targets)) if isinstance(targets, list) else targets or "–"),
-        "optimizer steps": number(steps.get("step", "–")),
-        "passes over the pairs": number(steps.get("epoch", "–")),
-        "highest learning rate": number(steps.get("learning_rate", "–")),
+        "optimizer steps": number(went.get("steps", "–")),
+        "passes over the pairs": number(went.get("epochs", "–")),
+        "highest learning rate": number(went.get("highest_learning_rate", "–")),
         "precision": escape(", ".join(f"{name} {value}" for name, value in facts.how.items())),
     }
     told = table(["setting", "value"], [[name, value] for name, value in rows.items() if value != "–"])

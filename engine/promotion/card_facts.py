@@ -1,6 +1,6 @@
 """What the model card tells of a model: read from the files that the stages before sealed, and from nothing else.
 
-What lies in train's `logs/` is outside its digest, yet the same training writes the same steps there.
+Not from train's `logs/`: they are outside its digest, and an attempt that was cut off may have left them damaged.
 """
 
 import json
@@ -43,13 +43,12 @@ class Facts:
         policy: the name that the adapter keeps of the model it belongs on.
         made: whether the sft stage made that model.
         commit: of a policy that was given and lies on the Hub; else empty.
-        trained: what `train` handed down: β, loss, the monitor's findings.
+        trained: what `train` handed down: β, loss, how far it went, the monitor's findings.
         how: what `train` handed down of how it was run: dtype, attention, quantization.
         evaluated: `metrics.json` of `evaluate`.
         verdict: `verdict.json`.
         template: of the prompts.
         lora: `adapter_config.json`; empty where it is not there.
-        steps: the last training step, with the highest learning rate of all; empty where there is no log.
         sources: pairs trained on and held out, by source, the largest first.
         samples: the first of each kind.
     """
@@ -65,7 +64,6 @@ class Facts:
     verdict: Mapping[str, Any]
     template: str = ""
     lora: Mapping[str, Any] = field(default_factory=dict)
-    steps: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
 
@@ -98,7 +96,6 @@ class Facts:
             verdict=verdict,
             template=str(_object(inputs["tokenize"], "handed_down.json").get("template", "")),
             lora=_object(inputs["train"], "adapter/adapter_config.json"),
-            steps=_steps(inputs["train"].path / "logs" / "steps.jsonl"),
             sources=_sources(inputs["subsample"]),
             samples=tuple(_samples(inputs["evaluate"])),
         )
@@ -140,14 +137,6 @@ def _object(artifact: Artifact, name: str) -> Mapping[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _steps(path: Path) -> Mapping[str, Any]:
-    try:
-        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        return {**lines[-1], "learning_rate": max(line["learning_rate"] for line in lines)}
-    except (OSError, ValueError, RecursionError, LookupError, TypeError):
-        return {}
 
 
 def _sources(subsample: Artifact) -> Mapping[str, tuple[int, int]]:

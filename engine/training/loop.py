@@ -49,6 +49,17 @@ class Optimization:
     max_grad_norm: float = 1.0
     plus_ratio: float = 0.0
 
+    def scheduled(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+        """The schedule over so many steps in all."""
+        warmup = math.ceil(self.warmup_share * steps)
+        schedule: torch.optim.lr_scheduler.LambdaLR = get_scheduler(self.schedule, optimizer, warmup, steps)
+        return schedule
+
+    def highest_rate(self, taken: int, steps: int) -> float:
+        """The highest learning rate among the first `taken` of `steps` steps; under LoRA+ that of A. 0 for no step."""
+        [factor] = self.scheduled(torch.optim.SGD([torch.zeros(0)], lr=1.0), steps).lr_lambdas
+        return max((self.learning_rate * factor(step) for step in range(taken)), default=0.0)
+
 
 @dataclass(frozen=True)
 class Contribution:
@@ -212,8 +223,7 @@ class Trainer:
         how = self.how
         groups = parameter_groups(parameters, how.learning_rate, how.plus_ratio)
         optimizer = torch.optim.AdamW(groups, betas=how.betas, weight_decay=how.weight_decay, fused=True)
-        warmup = math.ceil(how.warmup_share * self.plan.steps)
-        schedule = get_scheduler(how.schedule, optimizer, warmup, self.plan.steps)
+        schedule = how.scheduled(optimizer, self.plan.steps)
         half = any(value.dtype == torch.float16 for value in self.model.parameters())
         return Moving(parameters, optimizer, schedule, torch.amp.GradScaler(self.accelerator.device.type, enabled=half))
 

@@ -56,12 +56,16 @@ class Trained:
     Attributes:
         means: every number of the steps, as a mean over the last tenth of the plan's; empty where it ended before.
         steps: optimizer steps of the whole run that were taken.
+        epochs: how often the rows were passed over in them.
+        highest_rate: the highest learning rate among them.
         rows_per_second: of this attempt; a resumed one counts its own rows only.
         resources: of the whole run, as far as they are known: `tokens`, `tokens_per_second`, `peak_memory_bytes`.
     """
 
     means: dict[str, float]
     steps: int
+    epochs: float
+    highest_rate: float
     rows_per_second: float
     resources: dict[str, float] = field(default_factory=dict)
 
@@ -141,7 +145,9 @@ def train(
         )
         means = trainer.run(started, ended)
     rows = plan.rows * plan.epochs * (done - first) / plan.steps
-    return Trained(means, done, round(rows / seconds, 2), resources.totals(done))
+    pace = round(rows / seconds, 2)
+    epochs, rate = done / plan.steps_per_epoch, how.highest_rate(done, plan.steps)
+    return Trained(means, done, epochs, rate, pace, resources.totals(done))
 
 
 def _seen(numbers: Mapping[str, float]) -> dict[str, float]:

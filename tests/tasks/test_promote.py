@@ -70,7 +70,9 @@ class Night:
         found = GOOD | metrics
         monitor = {"stopped_at": 3 if stopped else None, "kept_step": None, "findings": []}
         how = {"dtype": "float32", "attention": "sdpa", "quantization": "none"}
-        trained = {"beta": 0.1, "loss": [{"name": "sigmoid"}], "ld_alpha": 0.5, "how": how, "monitor": monitor}
+        went = {"steps": 3, "epochs": 1.0, "highest_learning_rate": 1e-3}
+        told = {"how": how, "monitor": monitor, "went": went}
+        trained = {"beta": 0.1, "loss": [{"name": "sigmoid"}], "ld_alpha": 0.5, **told}
         evaluated = {
             "metrics": found,
             "intervals": {"eval_beats_length": [found["eval_beats_length"] - 0.1, 1.0]},

@@ -86,8 +86,16 @@ def test_with_a_reference_nothing_else_stands_in_for_it(tiny):
 
 def test_what_is_below_is_told_the_whole_loss(tiny):
     told = tiny.artifact("train").handed_down
-    assert loss_of(told) == {name: value for name, value in told.items() if name not in ("how", "monitor")}
+    assert loss_of(told) == {name: value for name, value in told.items() if name not in ("how", "monitor", "went")}
     assert told["loss"] == [{"name": "sigmoid", "weight": 1.0, "label_smoothing": 0.0}]
+
+
+def test_what_is_below_is_told_how_far_it_went_as_the_log_of_its_steps_has_it(tiny):
+    made = tiny.artifact("train")
+    steps = [json.loads(line) for line in made.file("logs/steps.jsonl").read_text().splitlines()]
+    went = {"steps": steps[-1]["step"], "epochs": steps[-1]["epoch"]}
+    rate = max(step["learning_rate"] for step in steps)
+    assert made.handed_down["went"] == {**went, "highest_learning_rate": pytest.approx(rate)}
 
 
 def test_without_a_reference_it_is_run_as_the_reference_would_have_been(tiny):

@@ -68,7 +68,12 @@ def facts() -> Callable[..., Facts]:
         "policy": "artifacts/sft/e6f6d7d6073ce75d/policy",
         "made": True,
         "commit": "",
-        "trained": {"beta": 0.1, "loss": [{"name": "sigmoid"}], "monitor": {"stopped_at": None, "findings": []}},
+        "trained": {
+            "beta": 0.1,
+            "loss": [{"name": "sigmoid"}],
+            "monitor": {"stopped_at": None, "findings": []},
+            "went": {"steps": 300, "epochs": 2.0, "highest_learning_rate": 0.003},
+        },
         "how": {"dtype": "float32", "attention": "sdpa", "quantization": "none"},
         "evaluated": {
             "metrics": metrics,
@@ -82,7 +87,6 @@ def facts() -> Callable[..., Facts]:
         "verdict": {"verdict": "promote", "in_service": None, "rules": [rule]},
         "template": "plain",
         "lora": {"r": 16, "lora_alpha": 32, "target_modules": ["q_proj"]},
-        "steps": {"step": 300, "epoch": 2.0, "learning_rate": 0.003},
         "sources": {"org/pairs": (2400, 113)},
         "samples": (Sample("adversarial", "How do I steal?", "Take it.", "I cannot help."),),
     }

@@ -128,7 +128,7 @@ def test_what_holds_for_all_terms_of_a_loss_stands_beside_them(facts):
 
 
 def test_what_is_not_known_is_left_out(facts):
-    bare = facts(lora={}, steps={}, sources={}, samples=(), template="")
+    bare = facts(lora={}, trained={"beta": 0.1, "loss": []}, sources={}, samples=(), template="")
     text = model_card(bare)
     assert "LoRA rank" not in text
     assert "optimizer steps" not in text

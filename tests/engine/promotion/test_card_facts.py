@@ -16,7 +16,6 @@ EVALUATED = {"metrics": {"eval_pairs": 3, "note": "x"}, "intervals": {"eval_pair
 @pytest.fixture
 def inputs(seal):
     monitor = {"stopped_at": None, "findings": []}
-    steps = [{"step": 1, "learning_rate": 0.1, "epoch": 0.5}, {"step": 2, "learning_rate": 0.05, "epoch": 1.0}]
     files = {
         "tokenize": {"handed_down.json": '{"template": "plain"}'},
         "subsample": {"train.parquet": "no table"},
@@ -24,7 +23,6 @@ def inputs(seal):
         "train": {
             "handed_down.json": json.dumps({"beta": 0.1, "loss": [], "how": {"dtype": "float32"}, "monitor": monitor}),
             "adapter/adapter_config.json": '{"r": 4}',
-            "logs/steps.jsonl": "".join(f"{json.dumps(step)}\n" for step in steps),
         },
         "evaluate": {"metrics.json": "{}"},
     }
@@ -45,7 +43,6 @@ def test_what_the_stages_handed_on_is_read(inputs):
     assert (facts.candidate, facts.template, facts.made, facts.commit) == ("961346c2c17f9487", "plain", True, "")
     assert facts.policy == f"artifacts/sft/{inputs['sft'].key}/policy"
     assert (facts.trained["beta"], facts.how, facts.lora) == (0.1, {"dtype": "float32"}, {"r": 4})
-    assert facts.steps == {"step": 2, "epoch": 1.0, "learning_rate": 0.1}
     assert facts.measured == {"eval_pairs": 3, "note": "x", "intervals": {"eval_pairs": [1, 4]}}
     assert (facts.rate("eval_pairs"), facts.rate("note"), facts.rate("nothing")) == (3.0, None, None)
 
@@ -83,13 +80,12 @@ def test_a_policy_that_was_given_has_the_commit_it_was_resolved_to_and_a_folder_
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"step": 1}', "null\n"])
 def test_what_a_card_can_do_without_is_left_out_where_it_cannot_be_read(inputs, damage):
     for stage, name in (
-        ("train", "logs/steps.jsonl"),
         ("train", "adapter/adapter_config.json"),
         ("tokenize", "handed_down.json"),
     ):
         (inputs[stage].path / name).write_text(damage, "utf-8")
     facts = read(inputs)
-    assert (facts.steps, facts.sources, facts.samples, facts.template) == ({}, {}, (), "")
+    assert (facts.sources, facts.samples, facts.template) == ({}, (), "")
 
 
 @pytest.mark.parametrize(
