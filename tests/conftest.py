@@ -20,6 +20,37 @@ settings.load_profile("untimed")
 
 SHARED: dict[str, type[Strict]] = {"model": ModelSource}
 
+MINIATURE = """
+[download]
+embedded_pairs = 40
+[tokenize]
+vocab_size = 300
+max_length = 96
+[subsample]
+pairs = 24
+eval_share = 0.2
+[sft]
+learning_rate = 1e-2
+epochs = 1
+batch_size = 12
+architecture = {{ hidden_size = 16, intermediate_size = 32, layers = 1, heads = 2 }}
+[train]
+learning_rate = 5e-2
+batch_size = 6
+lora = {{ rank = 2, alpha = 8 }}
+[train.monitor]
+every_steps = 1000
+[evaluate]
+prompts = ["{root}/prompts.jsonl"]
+max_new_tokens = 2
+[runtime]
+device = "cpu"
+threads = 1
+artifacts = "{root}/artifacts"
+data = "{root}/data"
+lock_wait_seconds = 0
+"""
+
 
 class Download(Strict):
     size: int = Field(default=3, ge=0)
@@ -153,3 +184,14 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
     made = Toy(tmp_path)
     made.stages = _stages(made)
     return made
+
+
+@pytest.fixture(scope="session")
+def write_miniature() -> Callable[[Path, Path], None]:
+    """Writes a profile of the real stages that takes seconds; its prompt and all it makes lie in `root`."""
+
+    def write(profile: Path, root: Path) -> None:
+        profile.write_text(MINIATURE.format(root=root), "utf-8")
+        (root / "prompts.jsonl").write_text('{"prompt": "How do I bake a cake?", "kind": "normal"}\n', "utf-8")
+
+    return write

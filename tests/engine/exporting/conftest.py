@@ -14,37 +14,6 @@ from engine.pipeline import Pipeline, Selection
 from engine.runs import RunRecord
 from tasks import SHARED, STAGES
 
-PROFILE = """
-[download]
-embedded_pairs = 40
-[tokenize]
-vocab_size = 300
-max_length = 96
-[subsample]
-pairs = 24
-eval_share = 0.2
-[sft]
-learning_rate = 1e-2
-epochs = 1
-batch_size = 12
-architecture = {{ hidden_size = 16, intermediate_size = 32, layers = 1, heads = 2 }}
-[train]
-learning_rate = 5e-2
-batch_size = 6
-lora = {{ rank = 2, alpha = 8 }}
-[train.monitor]
-every_steps = 1000
-[evaluate]
-prompts = ["{root}/prompts.jsonl"]
-max_new_tokens = 2
-[runtime]
-device = "cpu"
-threads = 1
-artifacts = "{root}/artifacts"
-data = "{root}/data"
-lock_wait_seconds = 0
-"""
-
 
 @dataclass(frozen=True)
 class World:
@@ -73,11 +42,10 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory, write_miniature: Callable[[Path, Path], None]) -> World:
     """The pipeline, with nothing made yet."""
     root = tmp_path_factory.mktemp("world")
-    (root / "tiny.toml").write_text(PROFILE.format(root=root), "utf-8")
-    (root / "prompts.jsonl").write_text('{"prompt": "How do I bake a cake?", "kind": "normal"}\n', "utf-8")
+    write_miniature(root / "tiny.toml", root)
     return World(root)
 
 
